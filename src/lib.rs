@@ -1,0 +1,52 @@
+//! # cocoon: a daemonless MicroVM engine
+//!
+//! ```text
+//!   cocoon vm run IMAGE
+//!        │ cli      what the user typed, what the user reads
+//!        ▼
+//!       ops        one file a use case: order of steps, undo, locks
+//!        ├── image     registry → tar → EROFS blobs, boot files
+//!        ├── network   CNI → netns, TAP, redirect
+//!        ├── console   relay, history
+//!        └── vmm       the port: spawns `cocoon __vmm`, speaks its protocol
+//!                       │
+//!                       ▼  one process per VM, which links the engine
+//!                 cocoon __vmm ── Engine::boot ──▶ Machine
+//! ```
+//!
+//! ## Layers
+//! A module uses only rows below its own; siblings never use each other. `tests/architecture.rs`
+//! holds them to it.
+//! ```text
+//! 7 cli
+//! 6 ops            the only place where siblings meet: order of steps, undo, locks across stores
+//! 5 engines        vmm-glue (Cloud Hypervisor), a package of its own
+//! 4 image | network | console | vmm
+//! 3 vm
+//! 2 store | config
+//! 1 units | sys
+//! ```
+//!
+//! ## Invariants
+//! - **Reserve first.** A VM's row, name, pins and network plan are in the store before anything is
+//!   made outside of it; so whatever a crash leaves is known, and `gc` finishes or undoes it.
+//! - **Liveness is a lock.** A VM runs exactly while its process holds `alive.lock`; no pid in a file
+//!   is ever believed.
+//! - **One writer of a VM.** Whoever changes a VM holds its operation lock, as a value.
+//! - **The library returns, the CLI speaks.** Only `cli` prints, exits, reads argv and environment.
+//!
+//! ## Where to start
+//! `ops/create.rs` and `ops/start.rs` tell the main story; `vm/spec.rs` is what an engine is given;
+//! `vmm/engine.rs` is what an engine must do.
+
+pub mod cli;
+pub mod config;
+pub mod console;
+pub mod image;
+pub mod network;
+pub mod ops;
+pub mod store;
+pub mod sys;
+pub mod units;
+pub mod vm;
+pub mod vmm;

@@ -1,0 +1,1 @@
+//! The operating system, one concern a file. The only unsafe code outside the engines stands here.

@@ -1,0 +1,184 @@
+//! Everything an engine needs to know to run one VM, in one value.
+//!
+//! ```text
+//! <run>/vms/<id>/spec.json     written by `ops::start`, read once by `cocoon __vmm`
+//! ```
+//!
+//! Invariant: a spec is complete. Nothing in it is optional that must be decided, no path in it is
+//! relative, and an engine consults no other source.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::{ByteSize, Mac, VmId, VmName};
+
+/// Version of the serialised form; a reader refuses any other.
+pub const VERSION: u32 = 1;
+
+/// Queue depth of every virtio disk and NIC queue, as the Go cocoon configures it.
+pub const QUEUE_SIZE: u16 = 256;
+
+/// The engines that a build may link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineName {
+    /// Cloud Hypervisor's crates, linked by `vmm-glue`.
+    CloudHypervisor,
+    /// The built-in engine on rust-vmm crates.
+    Micro,
+}
+
+impl fmt::Display for EngineName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::CloudHypervisor => "cloud-hypervisor",
+            Self::Micro => "micro",
+        })
+    }
+}
+
+impl std::str::FromStr for EngineName {
+    type Err = UnknownEngine;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "cloud-hypervisor" => Ok(Self::CloudHypervisor),
+            "micro" => Ok(Self::Micro),
+            _ => Err(UnknownEngine(text.to_owned())),
+        }
+    }
+}
+
+/// A text that names no engine.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is no engine: the engines are cloud-hypervisor and micro")]
+pub struct UnknownEngine(String);
+
+/// One virtual machine, ready to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmSpec {
+    /// [`VERSION`] of the writer.
+    pub version: u32,
+    /// The VM.
+    pub id: VmId,
+    /// Its name, which is also the guest's hostname.
+    pub name: VmName,
+    /// The engine that runs it.
+    pub engine: EngineName,
+    /// Virtual CPUs.
+    pub cpus: Cpus,
+    /// Guest RAM.
+    pub memory: Memory,
+    /// What is booted.
+    pub boot: Boot,
+    /// Disks in the order in which the guest sees them.
+    pub disks: Vec<Disk>,
+    /// Network interfaces; the guest calls number `i` `eth<i>`.
+    pub nics: Vec<Nic>,
+    /// The network namespace in which the VM process runs; its own namespace where there are no NICs.
+    pub netns: Option<PathBuf>,
+    /// A watchdog device resets a guest that hangs.
+    pub watchdog: bool,
+    /// Where the VM process puts its sockets and logs.
+    pub paths: Paths,
+}
+
+/// Virtual CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cpus {
+    /// Online when the guest boots.
+    pub boot: u32,
+    /// To which the VM may grow; at least `boot`.
+    pub max: u32,
+}
+
+/// Guest RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Memory {
+    /// RAM at boot.
+    pub size: ByteSize,
+    /// Backed by 2 MiB pages of the host's pool.
+    pub hugepages: bool,
+    /// Size of a balloon device (deflate on OOM, free-page reporting), or none.
+    pub balloon: Option<ByteSize>,
+}
+
+/// What is booted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Boot {
+    /// A Linux kernel, given to the engine as a file.
+    Direct {
+        /// bzImage or ELF.
+        kernel: PathBuf,
+        /// Initial RAM disk.
+        initrd: PathBuf,
+        /// Kernel command line, complete but for the console device, for which it holds
+        /// [`CONSOLE_TOKEN`].
+        cmdline: String,
+    },
+}
+
+/// Stands in a command line for `console=<device>`; each engine puts its own device there.
+pub const CONSOLE_TOKEN: &str = "{console}";
+
+/// One virtio disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// The file on the host.
+    pub path: PathBuf,
+    /// The guest may not write to it.
+    pub readonly: bool,
+    /// How the file is laid out.
+    pub format: DiskFormat,
+    /// virtio serial by which the guest finds it; at most 20 bytes.
+    pub serial: String,
+    /// Request queues: one per boot CPU.
+    pub queues: u16,
+}
+
+/// How a disk's file is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskFormat {
+    /// Sector by sector.
+    Raw,
+}
+
+/// One virtio network interface on a TAP device that exists already, in the VM's namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nic {
+    /// Name of the TAP device.
+    pub tap: String,
+    /// The guest's address, which is also that of the CNI interface.
+    pub mac: Mac,
+    /// Pairs of receive and transmit queues: one per boot CPU.
+    pub queue_pairs: u16,
+    /// Largest packet, in bytes.
+    pub mtu: u16,
+}
+
+/// Where the VM process puts its sockets and logs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Paths {
+    /// Held locked for as long as the VM process lives.
+    pub alive_lock: PathBuf,
+    /// cocoon's own control socket.
+    pub control_socket: PathBuf,
+    /// Where consoles attach.
+    pub console_socket: PathBuf,
+    /// The engine's own API socket, for its standard client.
+    pub api_socket: PathBuf,
+    /// The guest's console output, bounded.
+    pub console_log: PathBuf,
+    /// What the VM process and its engine log.
+    pub vmm_log: PathBuf,
+}

@@ -1,0 +1,105 @@
+//! What an engine must do. Implemented by `vmm-glue` for Cloud Hypervisor.
+
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::Receiver;
+
+use crate::vm::spec::{EngineName, VmSpec};
+
+/// A hypervisor that this build links.
+pub trait Engine: Sync + std::fmt::Debug {
+    /// The name by which users and records know it.
+    fn name(&self) -> EngineName;
+
+    /// The version of the VMM behind it, for `cocoon version`.
+    fn version(&self) -> String;
+
+    /// Refuses what this engine cannot do. Pure; called before anything is created.
+    ///
+    /// # Errors
+    /// The feature of `spec` that this engine lacks.
+    fn check(&self, spec: &VmSpec) -> Result<(), Unsupported>;
+
+    /// Boots the VM in this process, which must run nothing else.
+    ///
+    /// # Errors
+    /// The VM could not be created or booted; nothing of it is left in this process that would
+    /// keep it from ending.
+    fn boot(&self, spec: &VmSpec) -> Result<Box<dyn Machine>, EngineError>;
+}
+
+/// A running VM of this process.
+pub trait Machine: Send + Sync + std::fmt::Debug {
+    /// The guest's console: a raw terminal, of which the engine holds the other end. Read and
+    /// written by the console hub; its window size is the guest's.
+    ///
+    /// # Errors
+    /// The terminal cannot be opened.
+    fn console(&self) -> Result<OwnedFd, EngineError>;
+
+    /// What happens to the VM, from boot on. Ends after [`Event::Stopped`]. May be taken once.
+    fn events(&self) -> Option<Receiver<Event>>;
+
+    /// Asks the guest to power off, by its power button.
+    ///
+    /// # Errors
+    /// The engine refused; the guest has not been asked.
+    fn press_power_button(&self) -> Result<(), EngineError>;
+
+    /// Ends the VM without asking the guest.
+    ///
+    /// # Errors
+    /// The engine refused; the caller may end the process instead.
+    fn power_off(&self) -> Result<(), EngineError>;
+
+    /// Measures of the running VM, in the engine's own words, for `vm inspect`.
+    ///
+    /// # Errors
+    /// The engine did not answer.
+    fn info(&self) -> Result<serde_json::Value, EngineError>;
+}
+
+/// What happens to a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The guest reset itself and boots again in the same process.
+    Rebooted,
+    /// The VM is over and the engine has let go of its files.
+    Stopped(StopReason),
+}
+
+/// Why a VM is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StopReason {
+    /// The guest powered itself off.
+    GuestPowerOff,
+    /// The guest's kernel panicked.
+    GuestPanic,
+    /// cocoon ended it: `vm stop`, or a signal to the VM process.
+    Stopped,
+    /// The VMM failed.
+    EngineFailure,
+}
+
+/// A feature that an engine lacks.
+#[derive(Debug, thiserror::Error)]
+#[error("the {engine} engine cannot {feature}")]
+pub struct Unsupported {
+    /// The engine.
+    pub engine: EngineName,
+    /// What was asked of it, as the rest of the sentence "cannot ...".
+    pub feature: String,
+}
+
+/// A failure inside an engine.
+#[derive(Debug, thiserror::Error)]
+#[error("{engine} failed to {operation}")]
+pub struct EngineError {
+    /// The engine.
+    pub engine: EngineName,
+    /// What it was doing, as the rest of the sentence "failed to ...".
+    pub operation: &'static str,
+    /// The engine's own error.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
