@@ -1,1 +1,4 @@
-//! (in work)
+//! What outlives a command: the layout of the root folder, the database, locks, and the one way to
+//! write a file.
+
+pub mod atomic;
