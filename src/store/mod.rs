@@ -2,3 +2,9 @@
 //! write a file.
 
 pub mod atomic;
+pub mod db;
+pub mod layout;
+pub mod lock;
+
+pub use db::{Database, DatabaseError, Durability};
+pub use layout::Layout;

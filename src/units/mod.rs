@@ -4,12 +4,14 @@
 
 pub mod byte_size;
 pub mod digest;
+pub mod engine_name;
 pub mod id;
 pub mod mac;
 pub mod name;
 
 pub use byte_size::ByteSize;
 pub use digest::Digest;
+pub use engine_name::EngineName;
 pub use id::{SnapshotId, VmId};
 pub use mac::Mac;
 pub use name::VmName;

@@ -7,11 +7,11 @@
 //! Invariant: a spec is complete. Nothing in it is optional that must be decided, no path in it is
 //! relative, and an engine consults no other source.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::units::EngineName;
 use crate::units::{ByteSize, Mac, VmId, VmName};
 
 /// Version of the serialised form; a reader refuses any other.
@@ -19,42 +19,6 @@ pub const VERSION: u32 = 1;
 
 /// Queue depth of every virtio disk and NIC queue, as the Go cocoon configures it.
 pub const QUEUE_SIZE: u16 = 256;
-
-/// The engines that a build may link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum EngineName {
-    /// Cloud Hypervisor's crates, linked by `vmm-glue`.
-    CloudHypervisor,
-    /// The built-in engine on rust-vmm crates.
-    Micro,
-}
-
-impl fmt::Display for EngineName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::CloudHypervisor => "cloud-hypervisor",
-            Self::Micro => "micro",
-        })
-    }
-}
-
-impl std::str::FromStr for EngineName {
-    type Err = UnknownEngine;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "cloud-hypervisor" => Ok(Self::CloudHypervisor),
-            "micro" => Ok(Self::Micro),
-            _ => Err(UnknownEngine(text.to_owned())),
-        }
-    }
-}
-
-/// A text that names no engine.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0:?} is no engine: the engines are cloud-hypervisor and micro")]
-pub struct UnknownEngine(String);
 
 /// One virtual machine, ready to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,6 +133,8 @@ pub struct Nic {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Paths {
+    /// The database's folder: the VM process records its own beginning and end there.
+    pub root_dir: PathBuf,
     /// Held locked for as long as the VM process lives.
     pub alive_lock: PathBuf,
     /// cocoon's own control socket.

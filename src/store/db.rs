@@ -1,0 +1,310 @@
+//! The database: one SQLite file in WAL mode, shared by every command and VM process.
+//!
+//! Invariants: a transaction holds no lock across I/O other than SQLite's own; writers queue on
+//! `database.lock` (SQLite's busy handler sleeps, and a burst of clones would wait for nothing);
+//! a database newer than this program is refused, never migrated down.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+
+use crate::sys::flock::FileLock;
+
+/// The newest schema that this program knows.
+const SCHEMA_VERSION: i64 = 1;
+
+/// "coco" in ASCII: tells a database of cocoon's from any other SQLite file.
+const APPLICATION_ID: i64 = 0x636f_636f;
+
+/// For what is left to wait for beside the queue of writers: a checkpoint, or a crash recovery.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a power failure may take back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing: an image, a VM that was created.
+    Full,
+    /// What a reboot voids anyway: that a VM runs, where its sockets are.
+    UntilReboot,
+}
+
+/// An open database. Cheap to open; not shared between threads.
+#[derive(Debug)]
+pub struct Database {
+    connection: Connection,
+    queue: PathBuf,
+}
+
+/// What goes wrong with the database.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// It cannot be opened.
+    #[error("cannot open the database {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's reason.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A newer cocoon has written it.
+    #[error("the database {} has version {found}, but this cocoon knows versions up to {SCHEMA_VERSION}", path.display())]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+    /// It is some other program's.
+    #[error("{} is not a database of cocoon's", .0.display())]
+    Foreign(PathBuf),
+    /// The queue of writers cannot be joined.
+    #[error("cannot wait for other writers at {}", path.display())]
+    Queue {
+        /// The lock file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A statement failed.
+    #[error("cannot {action} in the database")]
+    Statement {
+        /// What was being done.
+        action: &'static str,
+        /// SQLite's reason.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A value in the database is not what this program writes.
+    #[error("the database holds an unreadable {what}: {value:?}")]
+    Value {
+        /// Which kind of value.
+        what: &'static str,
+        /// What stands there.
+        value: String,
+    },
+}
+
+impl Database {
+    /// Opens the database of a root folder, and makes it first where there is none.
+    ///
+    /// # Errors
+    /// It cannot be opened, is newer than this program, or is not cocoon's.
+    pub fn open(root: &Path) -> Result<Self, DatabaseError> {
+        let path = root.join("cocoon.db");
+        let queue = root.join("locks").join("database.lock");
+        let connection = connect(&path).map_err(|source| DatabaseError::Open {
+            path: path.clone(),
+            source,
+        })?;
+        let mut database = Self { connection, queue };
+        if database.version(&path)? == 0 {
+            database.create(&path)?;
+        }
+        Ok(database)
+    }
+
+    /// Runs `body` in a transaction that sees one state of the database and changes nothing.
+    ///
+    /// # Errors
+    /// Those of `body`, or the transaction could not begin.
+    pub fn read<T, E: From<DatabaseError>>(
+        &mut self,
+        body: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let transaction = self
+            .connection
+            .transaction()
+            .map_err(statement("begin to read"))?;
+        body(&transaction)
+    }
+
+    /// Runs `body` in a transaction of its own; an error undoes all of it.
+    ///
+    /// # Errors
+    /// Those of `body`, or the transaction could not begin or commit.
+    pub fn write<T, E: From<DatabaseError>>(
+        &mut self,
+        durability: Durability,
+        body: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let _turn = FileLock::exclusive(&self.queue).map_err(|source| DatabaseError::Queue {
+            path: self.queue.clone(),
+            source,
+        })?;
+        let synchronous = match durability {
+            Durability::Full => "FULL",
+            Durability::UntilReboot => "NORMAL",
+        };
+        self.connection
+            .pragma_update(None, "synchronous", synchronous)
+            .map_err(statement("set durability"))?;
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(statement("begin to write"))?;
+        let result = body(&transaction)?;
+        transaction.commit().map_err(statement("commit"))?;
+        Ok(result)
+    }
+
+    /// The schema's version; 0 for a database that has just been made.
+    fn version(&self, path: &Path) -> Result<i64, DatabaseError> {
+        let pragma = |name| {
+            self.connection
+                .pragma_query_value(None, name, |row| row.get::<_, i64>(0))
+                .map_err(|source| DatabaseError::Open {
+                    path: path.to_owned(),
+                    source,
+                })
+        };
+        let version = pragma("user_version")?;
+        if version > SCHEMA_VERSION {
+            return Err(DatabaseError::TooNew {
+                path: path.to_owned(),
+                found: version,
+            });
+        }
+        let owner = pragma("application_id")?;
+        if version > 0 && owner != APPLICATION_ID {
+            return Err(DatabaseError::Foreign(path.to_owned()));
+        }
+        Ok(version)
+    }
+
+    fn create(&mut self, path: &Path) -> Result<(), DatabaseError> {
+        // Changing the journal mode is not part of any transaction, and sticks to the file.
+        self.connection
+            .pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))
+            .map_err(|source| DatabaseError::Open {
+                path: path.to_owned(),
+                source,
+            })?;
+        let path = path.to_owned();
+        self.write(Durability::Full, |transaction| {
+            let open = |source| DatabaseError::Open {
+                path: path.clone(),
+                source,
+            };
+            let version: i64 = transaction
+                .pragma_query_value(None, "user_version", |row| row.get(0))
+                .map_err(open)?;
+            if version > 0 {
+                return Ok(()); // Another command made it while this one waited.
+            }
+            transaction
+                .execute_batch(include_str!("schema.sql"))
+                .map_err(open)?;
+            transaction
+                .pragma_update(None, "application_id", APPLICATION_ID)
+                .map_err(open)?;
+            transaction
+                .pragma_update(None, "user_version", SCHEMA_VERSION)
+                .map_err(open)
+        })
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    Ok(connection)
+}
+
+/// Names what a statement was for, in the error that it may cause.
+pub fn statement(action: &'static str) -> impl Fn(rusqlite::Error) -> DatabaseError {
+    move |source| DatabaseError::Statement { action, source }
+}
+
+/// Reads back a value that was stored as text.
+///
+/// # Errors
+/// The text is not one of that type.
+pub fn parse<T: std::str::FromStr>(what: &'static str, text: &str) -> Result<T, DatabaseError> {
+    text.parse().map_err(|_| DatabaseError::Value {
+        what,
+        value: text.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("locks")).unwrap();
+        dir
+    }
+
+    #[test]
+    fn many_commands_may_open_a_new_database_at_once() {
+        let dir = folder();
+        std::thread::scope(|scope| {
+            for i in 0..16 {
+                let root = dir.path();
+                scope.spawn(move || {
+                    let mut db = Database::open(root).unwrap();
+                    db.write(Durability::Full, |tx| {
+                        let insert = "INSERT INTO vms (id,name,state,created_at,updated_at,config) VALUES (?1,?1,'created','','','{}')";
+                        tx.execute(insert, [i.to_string()]).map_err(statement("insert"))
+                    })
+                    .unwrap();
+                });
+            }
+        });
+        let mut db = Database::open(dir.path()).unwrap();
+        let count: i64 = db
+            .read(|tx| {
+                tx.query_row("SELECT count(*) FROM vms", [], |row| row.get(0))
+                    .map_err(statement("count"))
+            })
+            .unwrap();
+        assert_eq!(count, 16);
+    }
+
+    #[test]
+    fn a_newer_database_is_refused_and_left_alone() {
+        let dir = folder();
+        Database::open(dir.path())
+            .unwrap()
+            .connection
+            .pragma_update(None, "user_version", 99)
+            .unwrap();
+        assert!(matches!(
+            Database::open(dir.path()),
+            Err(DatabaseError::TooNew { found: 99, .. })
+        ));
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_refused() {
+        let dir = folder();
+        std::fs::write(dir.path().join("cocoon.db"), vec![b'x'; 4096]).unwrap();
+        assert!(matches!(
+            Database::open(dir.path()),
+            Err(DatabaseError::Open { .. })
+        ));
+    }
+
+    #[test]
+    fn an_error_undoes_the_whole_transaction() {
+        let dir = folder();
+        let mut db = Database::open(dir.path()).unwrap();
+        let failed: Result<(), DatabaseError> = db.write(Durability::Full, |tx| {
+            tx.execute("INSERT INTO networks VALUES ('nobody', '{}')", [])
+                .map_err(statement("insert"))?;
+            Ok(())
+        });
+        assert!(
+            failed.is_err(),
+            "a network without a VM breaks a foreign key"
+        );
+    }
+}

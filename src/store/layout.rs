@@ -1,0 +1,220 @@
+//! Every path that cocoon makes.
+//!
+//! ```text
+//! <root>/cocoon.db{,-wal,-shm}            the records
+//! <root>/locks/{database,references}.lock see `store::lock`
+//! <root>/locks/vm-<id>.lock
+//! <root>/blobs/<layer hex>.erofs          one per layer, shared by images
+//! <root>/boot/<layer hex>/{vmlinuz,initrd.img}
+//! <root>/staging/                         unfinished downloads; nobody's after a crash
+//! <run>/vms/<id>/alive.lock               held by the VM process while it lives
+//!               /{control,console,api}.sock
+//!               /spec.json                what the VM process is to run
+//!               /cow.raw                  the VM's own disk
+//! <log>/vms/<id>/{vmm,console}.log
+//! ```
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::config::Config;
+use crate::units::{Digest, VmId};
+
+/// The folders below which everything lies.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
+    run: PathBuf,
+    log: PathBuf,
+}
+
+impl Layout {
+    /// The layout that a configuration asks for.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            root: config.root_dir.clone(),
+            run: config.run_dir.clone(),
+            log: config.log_dir.clone(),
+        }
+    }
+
+    /// Makes the folders that every command needs, readable by root alone.
+    ///
+    /// # Errors
+    /// A folder cannot be made; the error names it.
+    pub fn prepare(&self) -> Result<(), LayoutError> {
+        let folders = [
+            self.root.clone(),
+            self.locks(),
+            self.blobs(),
+            self.boot(),
+            self.staging(),
+            self.run.join("vms"),
+        ];
+        folders
+            .into_iter()
+            .try_for_each(|folder| make_folder(&folder))
+    }
+
+    /// `<root>`
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `<root>/locks`
+    pub fn locks(&self) -> PathBuf {
+        self.root.join("locks")
+    }
+
+    /// `<root>/blobs`
+    pub fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    /// `<root>/boot`
+    pub fn boot(&self) -> PathBuf {
+        self.root.join("boot")
+    }
+
+    /// `<root>/staging`
+    pub fn staging(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+
+    /// `<root>/blobs/<layer hex>.erofs`
+    pub fn blob(&self, layer: &Digest) -> PathBuf {
+        self.blobs().join(format!("{}.erofs", layer.hex()))
+    }
+
+    /// `<root>/boot/<layer hex>/vmlinuz`
+    pub fn kernel(&self, layer: &Digest) -> PathBuf {
+        self.boot().join(layer.hex()).join("vmlinuz")
+    }
+
+    /// `<root>/boot/<layer hex>/initrd.img`
+    pub fn initrd(&self, layer: &Digest) -> PathBuf {
+        self.boot().join(layer.hex()).join("initrd.img")
+    }
+
+    /// `<run>/vms`
+    pub fn vms(&self) -> PathBuf {
+        self.run.join("vms")
+    }
+
+    /// `<log>/vms`
+    pub fn vm_logs(&self) -> PathBuf {
+        self.log.join("vms")
+    }
+
+    /// The paths of one VM.
+    pub fn vm(&self, id: VmId) -> VmLayout {
+        let id = id.to_string();
+        VmLayout {
+            folder: self.vms().join(&id),
+            logs: self.vm_logs().join(id),
+        }
+    }
+}
+
+/// The paths of one VM.
+#[derive(Clone, Debug)]
+pub struct VmLayout {
+    folder: PathBuf,
+    logs: PathBuf,
+}
+
+impl VmLayout {
+    /// Makes the VM's two folders.
+    ///
+    /// # Errors
+    /// A folder cannot be made; the error names it.
+    pub fn prepare(&self) -> Result<(), LayoutError> {
+        make_folder(&self.folder)?;
+        make_folder(&self.logs)
+    }
+
+    /// Removes the VM's two folders and all that is in them. Missing ones are fine.
+    ///
+    /// # Errors
+    /// A folder is there but cannot be removed; the other one has been tried too.
+    pub fn remove(&self) -> Result<(), LayoutError> {
+        let remove = |folder: &Path| match std::fs::remove_dir_all(folder) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(LayoutError {
+                action: "remove",
+                path: folder.to_owned(),
+                source,
+            }),
+            _ => Ok(()),
+        };
+        let logs = remove(&self.logs);
+        remove(&self.folder).and(logs)
+    }
+
+    /// `<run>/vms/<id>`
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The lock that the VM process holds while it lives.
+    pub fn alive_lock(&self) -> PathBuf {
+        self.folder.join("alive.lock")
+    }
+
+    /// The VM process's control socket.
+    pub fn control_socket(&self) -> PathBuf {
+        self.folder.join("control.sock")
+    }
+
+    /// Where consoles attach.
+    pub fn console_socket(&self) -> PathBuf {
+        self.folder.join("console.sock")
+    }
+
+    /// The engine's own API socket.
+    pub fn api_socket(&self) -> PathBuf {
+        self.folder.join("api.sock")
+    }
+
+    /// What the VM process is to run.
+    pub fn spec(&self) -> PathBuf {
+        self.folder.join("spec.json")
+    }
+
+    /// The VM's own writable disk.
+    pub fn cow_disk(&self) -> PathBuf {
+        self.folder.join("cow.raw")
+    }
+
+    /// What the guest's console printed.
+    pub fn console_log(&self) -> PathBuf {
+        self.logs.join("console.log")
+    }
+
+    /// What the VM process and its engine logged.
+    pub fn vmm_log(&self) -> PathBuf {
+        self.logs.join("vmm.log")
+    }
+}
+
+/// A folder that could not be made or removed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} the folder {}", path.display())]
+pub struct LayoutError {
+    action: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+fn make_folder(path: &Path) -> Result<(), LayoutError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(path)
+        .map_err(|source| LayoutError {
+            action: "make",
+            path: path.to_owned(),
+            source,
+        })
+}
