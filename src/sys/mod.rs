@@ -1,3 +1,7 @@
 //! The operating system, one concern a file. The only unsafe code outside the engines stands here.
 
 pub mod flock;
+pub mod hugepages;
+pub mod interrupt;
+pub mod kvm;
+pub mod pidfd;

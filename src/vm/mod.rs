@@ -1,5 +1,10 @@
 //! The domain: what a virtual machine is, apart from how it is stored, run or shown.
 
+pub mod cmdline;
+pub mod records;
 pub mod spec;
+pub mod state;
 
+pub use records::{VmConfig, VmRecord};
 pub use spec::VmSpec;
+pub use state::VmState;

@@ -1,0 +1,128 @@
+//! The states of a VM, and what the record and the alive lock say together.
+//!
+//! ```text
+//!   creating ──▶ created ──▶ running ──▶ stopped
+//!                   │          ▲  │         │
+//!                   │          └──┼─────────┘
+//!                   └──▶ error ◀──┘      any ──▶ removing ──▶ (no row)
+//! ```
+//!
+//! Invariant: a VM whose process holds the alive lock is running, whatever the record says; a VM
+//! whose process does not is not, whatever the record says.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The state of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VmState {
+    /// Reserved; its disk and network are being made.
+    Creating,
+    /// Complete, never started.
+    Created,
+    /// Its process lives.
+    Running,
+    /// Its process has ended; the reason is recorded.
+    Stopped,
+    /// Its last start failed.
+    Error,
+    /// It is being removed; only removal can go on from here.
+    Removing,
+}
+
+impl VmState {
+    /// The state's name, as records and tables have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Error => "error",
+            Self::Removing => "removing",
+        }
+    }
+
+    /// Whether a start may be tried.
+    pub fn may_start(self) -> bool {
+        matches!(
+            self,
+            Self::Created | Self::Running | Self::Stopped | Self::Error
+        )
+    }
+
+    /// What is true of a VM whose record says `self`, given whether its process lives.
+    ///
+    /// A record says `running` only after its process took the lock, so a free lock means that
+    /// the process has died without being able to say so.
+    #[must_use]
+    pub fn observed(self, alive: bool) -> Self {
+        match (self, alive) {
+            (Self::Running, false) => Self::Stopped,
+            (Self::Created | Self::Stopped | Self::Error, true) => Self::Running,
+            (state, _) => state,
+        }
+    }
+}
+
+impl fmt::Display for VmState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A text that names no state.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no state of a VM")]
+pub struct UnknownState(String);
+
+impl FromStr for VmState {
+    type Err = UnknownState;
+
+    fn from_str(text: &str) -> Result<Self, UnknownState> {
+        let all = [
+            Self::Creating,
+            Self::Created,
+            Self::Running,
+            Self::Stopped,
+            Self::Error,
+            Self::Removing,
+        ];
+        all.into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or_else(|| UnknownState(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_alive_lock_overrules_the_record() {
+        for (recorded, alive, observed) in [
+            (VmState::Running, true, VmState::Running),
+            (VmState::Running, false, VmState::Stopped),
+            (VmState::Created, true, VmState::Running),
+            (VmState::Stopped, true, VmState::Running),
+            (VmState::Error, false, VmState::Error),
+            (VmState::Creating, false, VmState::Creating),
+            (VmState::Removing, true, VmState::Removing),
+        ] {
+            assert_eq!(recorded.observed(alive), observed, "{recorded} {alive}");
+        }
+    }
+
+    #[test]
+    fn states_round_trip_through_their_names() {
+        for name in [
+            "creating", "created", "running", "stopped", "error", "removing",
+        ] {
+            assert_eq!(name.parse::<VmState>().unwrap().to_string(), name);
+        }
+        assert!("paws".parse::<VmState>().is_err());
+    }
+}

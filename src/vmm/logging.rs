@@ -1,0 +1,60 @@
+//! The log of a VM process.
+//!
+//! Engine threads run under seccomp filters that allow `futex` and `write` but not what a log with
+//! rotation or colours may need. So their records go over a channel, to a thread that was started
+//! before any filter and writes them to standard error, which is the VM's log file.
+
+use std::io::{self, Write};
+use std::sync::mpsc::{Sender, channel};
+
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Sends each record as one message.
+#[derive(Clone, Debug)]
+struct ChannelWriter {
+    records: Sender<Vec<u8>>,
+}
+
+impl Write for ChannelWriter {
+    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        // The receiver lives as long as the process.
+        let _ = self.records.send(record.to_vec());
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for ChannelWriter {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// Sends all that is logged in this process, also through the `log` crate, to standard error.
+/// To be called once, before any thread that may be filtered.
+///
+/// # Errors
+/// The writing thread cannot be started, or a logger is installed already.
+pub fn install() -> io::Result<()> {
+    let (records, incoming) = channel::<Vec<u8>>();
+    std::thread::Builder::new()
+        .name("log".into())
+        .spawn(move || {
+            for record in incoming {
+                // Where the log cannot be written, there is no place left to say so.
+                let _ = io::stderr().write_all(&record);
+            }
+        })?;
+    tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::INFO)
+        .with_ansi(false)
+        .with_writer(ChannelWriter { records })
+        .try_init()
+        .map_err(io::Error::other)
+}
