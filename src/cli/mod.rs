@@ -1,11 +1,83 @@
 //! The command line: the only module that prints, exits, and reads argv and the environment.
+//!
+//! The folder tree is the command tree, and the doc comment of an argument is its help.
+//!
+//! ```text
+//! argv ─▶ *Args (what was typed) ─▶ a request in which nothing is open ─▶ ops ─▶ output
+//!                                                             Failure ─▶ error: …  hint: …  exit code
+//! ```
+
+mod error;
+mod gc;
+mod global;
+mod image;
+mod output;
+mod progress;
+mod version;
+mod vm;
+mod vmm;
 
 use std::process::ExitCode;
 
+use clap::{Parser, Subcommand};
+
+use crate::ops::Host;
 use crate::vmm::Engine;
+use error::Failure;
+use global::GlobalArgs;
+
+/// Lightweight MicroVM engine: OCI images in, virtual machines out.
+#[derive(Debug, Parser)]
+#[command(name = "cocoon", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Manage images
+    #[command(subcommand, visible_alias = "images")]
+    Image(image::ImageCommand),
+    /// Manage virtual machines
+    #[command(subcommand)]
+    Vm(vm::VmCommand),
+    /// Remove what nothing refers to: layers, boot files, leftovers of killed commands
+    Gc(gc::GcArgs),
+    /// Show version, engines and build
+    Version(version::VersionArgs),
+    /// Run one VM; cocoon starts itself with this
+    #[command(name = "__vmm", hide = true)]
+    Vmm(vmm::VmmArgs),
+}
 
 /// Runs the command that argv asks for, with the engines that this build links.
 pub fn main(engines: &[&'static dyn Engine]) -> ExitCode {
-    let _ = engines;
-    ExitCode::SUCCESS
+    let cli = Cli::parse();
+    if let Command::Vmm(args) = cli.command {
+        return vmm::run(&args, engines);
+    }
+    crate::sys::sigpipe::restore_default();
+    match dispatch(cli, engines) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn dispatch(cli: Cli, engines: &[&'static dyn Engine]) -> Result<(), Failure> {
+    if let Command::Version(args) = cli.command {
+        return version::version(&args, engines);
+    }
+    let config = cli.global.config()?;
+    global::log_to(&config)?;
+    let host = Host::open(config, engines)?;
+    match cli.command {
+        Command::Image(command) => image::dispatch(&host, command),
+        Command::Vm(command) => vm::dispatch(&host, command),
+        Command::Gc(args) => gc::gc(&host, &args),
+        // Handled above; they need no host.
+        Command::Version(_) | Command::Vmm(_) => Ok(()),
+    }
 }

@@ -1,1 +1,127 @@
-//! (in work)
+//! Use cases, one file each: the order of steps, what undoes them, the locks across stores.
+//!
+//! This is the only place where images, networks, consoles and engines meet. Every operation
+//! checks everything first, then acts, and undoes in reverse what it did when a later step fails.
+//! What a killed operation leaves is a row in state `creating` or `removing` whose lock is free;
+//! `gc` finishes it.
+
+pub mod attach;
+pub mod create;
+mod disk;
+mod error;
+pub mod gc;
+pub mod images;
+pub mod inspect;
+pub mod list;
+pub mod logs;
+pub mod pull;
+pub mod remove;
+pub mod start;
+pub mod stop;
+mod undo;
+pub mod vm_process;
+
+pub use error::Error;
+
+use crate::config::Config;
+use crate::store::{Database, Layout};
+use crate::units::{EngineName, VmId};
+use crate::vm::records;
+use crate::vmm::Engine;
+
+/// What every operation works with: the configuration, the layout it implies, and the engines.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Everything that can be configured.
+    pub config: Config,
+    /// Every path.
+    pub layout: Layout,
+    engines: Vec<&'static dyn Engine>,
+}
+
+impl Host {
+    /// Makes the folders that are missing.
+    ///
+    /// # Errors
+    /// A folder cannot be made.
+    pub fn open(config: Config, engines: &[&'static dyn Engine]) -> Result<Self, Error> {
+        let layout = Layout::new(&config);
+        layout.prepare()?;
+        Ok(Self { config, layout, engines: engines.to_vec() })
+    }
+
+    /// The engines that this build links, the default one first.
+    pub fn engines(&self) -> &[&'static dyn Engine] {
+        &self.engines
+    }
+
+    /// The engine `name`, or the default one: the configured, else the build's first.
+    ///
+    /// # Errors
+    /// This build does not link it, or links none.
+    pub fn engine(&self, name: Option<EngineName>) -> Result<&'static dyn Engine, Error> {
+        match name.or(self.config.engine) {
+            None => self.engines.first().copied().ok_or(Error::NoEngine),
+            Some(name) => {
+                let found = self.engines.iter().find(|engine| engine.name() == name);
+                found.copied().ok_or(Error::EngineNotLinked(name))
+            }
+        }
+    }
+
+    /// A connection to the database.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn database(&self) -> Result<Database, Error> {
+        Ok(Database::open(self.layout.root())?)
+    }
+
+    /// The VMs that a user means, each once, in the order of first mention.
+    ///
+    /// # Errors
+    /// Any of them is unknown or ambiguous: then nothing should be done to the others either.
+    pub fn resolve(&self, references: &[String]) -> Result<Vec<VmId>, Error> {
+        let mut ids = Vec::new();
+        self.database()?.read(|tx| {
+            for reference in references {
+                let id = records::resolve(tx, reference)?;
+                if !ids.contains(&id) {
+                    ids.push(id);
+                }
+            }
+            Ok::<_, Error>(())
+        })?;
+        Ok(ids)
+    }
+}
+
+/// Refuses a user who may not make namespaces, devices and KVM guests.
+///
+/// # Errors
+/// The effective user is not root.
+pub fn require_root() -> Result<(), Error> {
+    if rustix::process::geteuid().is_root() { Ok(()) } else { Err(Error::NotRoot) }
+}
+
+/// Runs `work` for each of `items`, at most `width` at a time, and returns the results in order.
+pub fn in_parallel<I: Sync, T: Send>(items: &[I], width: usize, work: impl Fn(&I) -> T + Sync) -> Vec<T> {
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let results: Vec<_> = items.iter().map(|_| std::sync::Mutex::new(None)).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..width.min(items.len()) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let Some(item) = items.get(index) else { break };
+                    let result = work(item);
+                    if let Ok(mut place) = results[index].lock() {
+                        *place = Some(result);
+                    }
+                }
+            });
+        }
+    });
+    // A worker that panics takes the scope, and so this thread, with it: every place is filled.
+    results.into_iter().filter_map(|place| place.into_inner().ok().flatten()).collect()
+}

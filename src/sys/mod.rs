@@ -5,3 +5,4 @@ pub mod hugepages;
 pub mod interrupt;
 pub mod kvm;
 pub mod pidfd;
+pub mod sigpipe;

@@ -60,6 +60,11 @@ identifier! {
     SnapshotId
 }
 
+identifier! {
+    /// Identifies one run of a VM, from a start to the end of its process.
+    RunId
+}
+
 fn parse(text: &str) -> Option<u64> {
     let digits =
         text.len() == DIGITS && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));

@@ -12,7 +12,7 @@ pub mod name;
 pub use byte_size::ByteSize;
 pub use digest::Digest;
 pub use engine_name::EngineName;
-pub use id::{SnapshotId, VmId};
+pub use id::{RunId, SnapshotId, VmId};
 pub use mac::Mac;
 pub use name::VmName;
 

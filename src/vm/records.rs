@@ -14,7 +14,7 @@ use super::VmState;
 use crate::store::db::{DatabaseError, parse, statement};
 use crate::store::lock::VmLock;
 use crate::units::id::SHORTEST_PREFIX;
-use crate::units::{ByteSize, Digest, EngineName, VmId, VmName};
+use crate::units::{ByteSize, Digest, EngineName, RunId, VmId, VmName};
 
 /// One VM, as recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,10 +186,10 @@ pub fn set_state(
 ///
 /// # Errors
 /// The database failed.
-pub fn begin_run(tx: &Transaction<'_>, lock: &VmLock, run: &str) -> Result<(), DatabaseError> {
+pub fn begin_run(tx: &Transaction<'_>, lock: &VmLock, run: RunId) -> Result<(), DatabaseError> {
     tx.execute(
         "UPDATE vms SET run = ?2 WHERE id = ?1",
-        params![lock.id().to_string(), run],
+        params![lock.id().to_string(), run.to_string()],
     )
     .map(drop)
     .map_err(statement("record the run of a VM"))
@@ -202,13 +202,13 @@ pub fn begin_run(tx: &Transaction<'_>, lock: &VmLock, run: &str) -> Result<(), D
 pub fn report_running(
     tx: &Transaction<'_>,
     id: VmId,
-    run: &str,
+    run: RunId,
     now: Timestamp,
 ) -> Result<(), DatabaseError> {
     tx.execute(
         "UPDATE vms SET state = 'running', reason = NULL, started_at = ?3, stopped_at = NULL, updated_at = ?3
          WHERE id = ?1 AND run = ?2 AND state <> 'removing'",
-        params![id.to_string(), run, now.to_string()],
+        params![id.to_string(), run.to_string(), now.to_string()],
     )
     .map(drop)
     .map_err(statement("record that a VM runs"))
@@ -221,14 +221,14 @@ pub fn report_running(
 pub fn report_stopped(
     tx: &Transaction<'_>,
     id: VmId,
-    run: &str,
+    run: RunId,
     reason: &str,
     now: Timestamp,
 ) -> Result<(), DatabaseError> {
     tx.execute(
         "UPDATE vms SET state = 'stopped', reason = ?3, stopped_at = ?4, updated_at = ?4
          WHERE id = ?1 AND run = ?2 AND state = 'running'",
-        params![id.to_string(), run, reason, now.to_string()],
+        params![id.to_string(), run.to_string(), reason, now.to_string()],
     )
     .map(drop)
     .map_err(statement("record that a VM has stopped"))
@@ -545,21 +545,21 @@ mod tests {
         fixture
             .db
             .write(Durability::Full, |tx| {
-                report_running(tx, lock.id(), "old", now)
+                report_running(tx, lock.id(), old, now)
             })
             .unwrap();
         assert_eq!(fixture.get("00000000000000aa").state, VmState::Creating);
         fixture
             .db
             .write(Durability::Full, |tx| {
-                report_running(tx, lock.id(), "new", now)
+                report_running(tx, lock.id(), new, now)
             })
             .unwrap();
         assert_eq!(fixture.get("00000000000000aa").state, VmState::Running);
         fixture
             .db
             .write(Durability::Full, |tx| {
-                report_stopped(tx, lock.id(), "old", "x", now)
+                report_stopped(tx, lock.id(), old, "x", now)
             })
             .unwrap();
         assert_eq!(fixture.get("00000000000000aa").state, VmState::Running);

@@ -20,6 +20,12 @@ pub const VERSION: u32 = 1;
 /// Queue depth of every virtio disk and NIC queue, as the Go cocoon configures it.
 pub const QUEUE_SIZE: u16 = 256;
 
+/// Queues of each disk, and queue pairs of each NIC, of a VM with this many processors at boot: one
+/// for each, so that no two processors share one.
+pub fn queues(boot_cpus: u32) -> u16 {
+    u16::try_from(boot_cpus).unwrap_or(u16::MAX)
+}
+
 /// One virtual machine, ready to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

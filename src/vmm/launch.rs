@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::protocol::Report;
 use crate::sys::interrupt::Interrupt;
+use crate::units::RunId;
 
 /// This very program, also after its file was replaced.
 const SELF: &str = "/proc/self/exe";
@@ -60,7 +61,7 @@ pub enum LaunchError {
 /// The guest does not run, and no VM process is left.
 pub fn launch(
     spec: &Path,
-    run: &str,
+    run: RunId,
     log: &Path,
     interrupt: &Interrupt,
 ) -> Result<(), LaunchError> {
@@ -76,7 +77,8 @@ pub fn launch(
     })?;
     let mut child = Command::new(SELF)
         .arg("__vmm")
-        .args([spec.as_os_str(), run.as_ref()])
+        .arg(spec)
+        .arg(run.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(stderr)

@@ -1,0 +1,110 @@
+//! Global flags, and the configuration that they, the environment and the config file make.
+
+use std::fs::{File, OpenOptions};
+use std::io::{IsTerminal, Read};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use super::error::Failure;
+use crate::config::{Config, DnsList, LogLevel, Settings};
+
+/// No config file is larger.
+const MAX_CONFIG: u64 = 1 << 20;
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Global options")]
+pub(super) struct GlobalArgs {
+    /// Config file (TOML)
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder for persistent data [env: COCOON_ROOT_DIR] [default: /var/lib/cocoon]
+    #[arg(long, global = true, value_name = "DIR")]
+    root_dir: Option<PathBuf>,
+    /// Folder for the VMs' disks and sockets [env: COCOON_RUN_DIR] [default: <root-dir>/run]
+    #[arg(long, global = true, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Folder for VM logs [env: COCOON_LOG_DIR] [default: /var/log/cocoon]
+    #[arg(long, global = true, value_name = "DIR")]
+    log_dir: Option<PathBuf>,
+    /// Log level: debug, info, warn, error [env: COCOON_LOG_LEVEL] [default: info]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<LogLevel>,
+    /// Folder with CNI configurations [env: COCOON_CNI_CONF_DIR] [default: /etc/cni/net.d]
+    #[arg(long, global = true, value_name = "DIR")]
+    cni_conf_dir: Option<PathBuf>,
+    /// Folder with CNI plugins [env: COCOON_CNI_BIN_DIR] [default: /opt/cni/bin]
+    #[arg(long, global = true, value_name = "DIR")]
+    cni_bin_dir: Option<PathBuf>,
+    /// Root password for cloud images [env: COCOON_DEFAULT_ROOT_PASSWORD]
+    #[arg(long, global = true, value_name = "PASSWORD")]
+    root_password: Option<String>,
+    /// Name servers for VMs, separated by commas [env: COCOON_DNS] [default: 8.8.8.8,1.1.1.1]
+    #[arg(long, global = true, value_name = "IP,...")]
+    dns: Option<DnsList>,
+}
+
+impl GlobalArgs {
+    /// Flags over environment over config file over defaults.
+    pub(super) fn config(self) -> Result<Config, Failure> {
+        let file = match &self.config {
+            None => Settings::default(),
+            Some(path) => Settings::from_toml(&read_config(path)?, path)?,
+        };
+        let environment = Settings::from_environment(|name| std::env::var(name).ok())?;
+        let flags = Settings {
+            root_dir: self.root_dir,
+            run_dir: self.run_dir,
+            log_dir: self.log_dir,
+            log_level: self.log_level,
+            cni_conf_dir: self.cni_conf_dir,
+            cni_bin_dir: self.cni_bin_dir,
+            default_root_password: self.root_password,
+            dns: self.dns,
+            ..Settings::default()
+        };
+        let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+        let host_cpus = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Ok(flags.over(environment).over(file).decide(&here, host_cpus)?)
+    }
+}
+
+fn read_config(path: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_CONFIG).read_to_string(&mut text));
+    read.map_err(|source| Failure::ConfigFile { path: path.to_owned(), source })?;
+    Ok(text)
+}
+
+/// Logs to standard error, or to the configured file.
+pub(super) fn log_to(config: &Config) -> Result<(), Failure> {
+    let level = match config.log_level {
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Error => LevelFilter::ERROR,
+    };
+    // What libraries say below a warning is for their authors, unless everything was asked for.
+    let libraries = if level == LevelFilter::DEBUG { level } else { level.min(LevelFilter::WARN) };
+    let filter = Targets::new().with_default(libraries).with_target("cocoon", level);
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer();
+    // Another subscriber can only be there in tests, and then it is the right one.
+    let _ = match &config.log.file {
+        None => {
+            let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let layer = layer.with_writer(std::io::stderr).with_ansi(colours).with_target(false).without_time();
+            registry.with(layer).try_init()
+        }
+        Some(path) => {
+            let file = OpenOptions::new().create(true).append(true).open(path);
+            let file = file.map_err(|source| Failure::LogFile { path: path.clone(), source })?;
+            let layer = layer.with_writer(file).with_ansi(false);
+            if config.log.json { registry.with(layer.json()).try_init() } else { registry.with(layer).try_init() }
+        }
+    };
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! `cocoon image`
+
+mod inspect;
+mod list;
+mod pull;
+mod rm;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::error::Failure;
+use crate::image::records::ImageRecord;
+use crate::ops::Host;
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(super) enum ImageCommand {
+    /// Pull OCI images
+    Pull(pull::PullArgs),
+    /// List images on this host
+    #[command(visible_alias = "ls")]
+    List(list::ListArgs),
+    /// Show all about an image, as JSON
+    Inspect(inspect::InspectArgs),
+    /// Remove images; layers that nothing else needs go with `cocoon gc`
+    Rm(rm::RmArgs),
+}
+
+/// Runs a verb.
+pub(super) fn dispatch(host: &Host, command: ImageCommand) -> Result<(), Failure> {
+    match command {
+        ImageCommand::Pull(args) => pull::pull(host, &args),
+        ImageCommand::List(args) => list::list(host, &args),
+        ImageCommand::Inspect(args) => inspect::inspect(host, &args),
+        ImageCommand::Rm(args) => rm::rm(host, &args),
+    }
+}
+
+/// An image as JSON: the Go cocoon's keys, and cocoon's own beside them.
+fn to_json(image: &ImageRecord) -> Value {
+    let layer = |layer: &crate::image::records::ImageLayer| json!({"digest": layer.digest, "diff_id": layer.diff_id});
+    json!({
+        "id": image.digest,
+        "name": image.name,
+        "type": "oci",
+        "size": image.size,
+        "created_at": image.created_at,
+        "built_at": image.built_at,
+        "architecture": image.architecture,
+        "layers": image.layers.iter().map(layer).collect::<Vec<_>>(),
+        "kernel_layer": image.kernel_layer,
+        "initrd_layer": image.initrd_layer,
+    })
+}

@@ -1,0 +1,34 @@
+//! `cocoon image rm`
+
+use serde_json::json;
+
+use super::super::error::Failure;
+use super::super::output::{self, FormatArgs};
+use crate::ops::{Host, images};
+
+/// What `cocoon image rm` takes.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct RmArgs {
+    /// Names or digests
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    #[command(flatten)]
+    format: FormatArgs,
+}
+
+/// Removes images.
+pub(in crate::cli) fn rm(host: &Host, args: &RmArgs) -> Result<(), Failure> {
+    let removed = images::remove(host, &args.images)?;
+    if args.format.is_json() {
+        let object = |image: &images::Removed| json!({"name": image.name, "kept_for": image.kept_for});
+        return output::json(&json!({"removed": removed.iter().map(object).collect::<Vec<_>>()}));
+    }
+    for image in &removed {
+        output::line(&image.name);
+        if !image.kept_for.is_empty() {
+            let users: Vec<_> = image.kept_for.iter().map(ToString::to_string).collect();
+            output::note(format_args!("{}: its layers stay, used by {}", image.name, users.join(", ")));
+        }
+    }
+    Ok(())
+}

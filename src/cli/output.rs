@@ -1,0 +1,88 @@
+//! What goes to standard output: tables for people, JSON and ids for programs.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::error::Failure;
+
+/// How a listing is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Format {
+    /// Columns for people
+    #[default]
+    Table,
+    /// One JSON value
+    Json,
+}
+
+/// `-o`, for verbs that list, inspect or change.
+#[derive(Debug, clap::Args)]
+pub(super) struct FormatArgs {
+    /// Output format
+    #[arg(short = 'o', long = "format", alias = "output", value_enum, default_value_t, value_name = "FORMAT")]
+    pub(super) format: Format,
+}
+
+impl FormatArgs {
+    pub(super) fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+}
+
+/// Writes a line to standard output.
+#[expect(clippy::print_stdout, reason = "this is where cocoon prints")]
+pub(super) fn line(text: impl std::fmt::Display) {
+    println!("{text}");
+}
+
+/// Writes a line for people to standard error.
+#[expect(clippy::print_stderr, reason = "this is where cocoon speaks to people")]
+pub(super) fn note(text: impl std::fmt::Display) {
+    eprintln!("{text}");
+}
+
+/// Writes bytes as they are to standard output.
+pub(super) fn raw(bytes: &[u8]) -> Result<(), Failure> {
+    io::stdout().write_all(bytes).map_err(Failure::Output)
+}
+
+/// Writes one JSON value, indented, to standard output.
+pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::Output(error.into()))?;
+    line(text);
+    Ok(())
+}
+
+/// Writes rows under a header in left-aligned columns, two spaces apart.
+pub(super) fn table(header: &[&str], rows: &[Vec<String>]) {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain([header[column].len()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    line(row(header.iter().copied(), &widths));
+    for cells in rows {
+        line(row(cells.iter().map(String::as_str), &widths));
+    }
+}
+
+fn row<'a>(cells: impl Iterator<Item = &'a str>, widths: &[usize]) -> String {
+    let padded: Vec<_> = cells.zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+    padded.join("  ").trim_end().to_owned()
+}
+
+/// A time as tables show it: local, to the second.
+pub(super) fn local_time(time: jiff::Timestamp) -> String {
+    time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_two_spaces_apart_and_lines_have_no_trailing_blanks() {
+        assert_eq!(row(["ID", "NAME", "X"].into_iter(), &[4, 6, 9]), "ID    NAME    X");
+    }
+}

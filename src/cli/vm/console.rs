@@ -1,0 +1,66 @@
+//! `cocoon vm console`
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use super::super::error::Failure;
+use super::super::output;
+use crate::console::relay::Session;
+use crate::console::signals::Signals;
+use crate::console::{EscapeByte, RelayEnd, relay};
+use crate::ops::{Host, attach};
+use crate::sys::tty;
+
+/// After piped input has ended: how long a guest may be silent before its answer counts as complete.
+const LINGER_SECONDS: u64 = 2;
+
+/// What `cocoon vm console` takes.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct ConsoleArgs {
+    /// Escape character: a single one, or ^X for Ctrl-X
+    #[arg(long, default_value = "^]", value_name = "CHAR")]
+    escape_char: EscapeByte,
+    /// Do not show what was printed before
+    #[arg(long)]
+    no_history: bool,
+    /// When input that is no terminal has ended, leave after the guest was silent for this long
+    #[arg(long, default_value_t = LINGER_SECONDS, value_name = "SECONDS")]
+    linger: u64,
+    /// Name, id, or the beginning of an id
+    vm: String,
+}
+
+/// Attaches to a console.
+pub(in crate::cli) fn console(host: &Host, args: &ConsoleArgs) -> Result<(), Failure> {
+    for id in host.resolve(std::slice::from_ref(&args.vm))? {
+        let viewer = attach::attach(host, id)?;
+        let signals = Signals::catch().map_err(Failure::Signals)?;
+        let (input, output_) = (io::stdin(), io::stdout());
+        let interactive = tty::is_terminal(&input);
+        let note = |text: &str| {
+            if interactive {
+                output::note(format_args!("{text}\r"));
+            }
+        };
+        note(&format!("Connected to {} (escape sequence: {}.)", args.vm, args.escape_char));
+        let end = relay(
+            viewer,
+            &Session {
+                input: input.as_fd(),
+                output: output_.as_fd(),
+                // Scripts send bytes, not keys.
+                escape: interactive.then_some(args.escape_char),
+                history: !args.no_history,
+                linger: Some(Duration::from_secs(args.linger)),
+                signals: Some(&signals),
+            },
+        );
+        match end.map_err(|source| Failure::Console { vm: args.vm.clone(), source })? {
+            RelayEnd::Detached | RelayEnd::InputClosed => note(&format!("\r\nDisconnected from {}.", args.vm)),
+            RelayEnd::ConsoleClosed => note(&format!("\r\nThe console of {} has closed.", args.vm)),
+            RelayEnd::Interrupted => return Err(crate::ops::Error::Interrupted.into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,23 @@
+//! `cocoon vm inspect`
+
+use super::super::error::Failure;
+use super::super::output::{self, FormatArgs};
+use crate::ops::{Host, inspect};
+
+/// What `cocoon vm inspect` takes.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct InspectArgs {
+    /// Name, id, or the beginning of an id
+    vm: String,
+    /// The output is JSON in any case
+    #[command(flatten)]
+    _format: FormatArgs,
+}
+
+/// Shows a VM.
+pub(in crate::cli) fn inspect(host: &Host, args: &InspectArgs) -> Result<(), Failure> {
+    for id in host.resolve(std::slice::from_ref(&args.vm))? {
+        output::json(&inspect::inspect(host, id)?)?;
+    }
+    Ok(())
+}

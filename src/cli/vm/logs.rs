@@ -1,0 +1,25 @@
+//! `cocoon vm logs`
+
+use super::super::error::Failure;
+use super::super::output;
+use crate::ops::Host;
+use crate::ops::logs::{self, Source};
+
+/// What `cocoon vm logs` takes.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct LogsArgs {
+    /// Show the log of the VM process and its engine instead
+    #[arg(long)]
+    vmm: bool,
+    /// Name, id, or the beginning of an id
+    vm: String,
+}
+
+/// Shows a VM's log.
+pub(in crate::cli) fn logs(host: &Host, args: &LogsArgs) -> Result<(), Failure> {
+    let source = if args.vmm { Source::Vmm } else { Source::Console };
+    for id in host.resolve(std::slice::from_ref(&args.vm))? {
+        output::raw(&logs::read(host, id, source)?)?;
+    }
+    Ok(())
+}

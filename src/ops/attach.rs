@@ -1,0 +1,21 @@
+//! `vm console`: a connection to the console of a running VM.
+
+use std::os::unix::net::UnixStream;
+
+use super::{Error, Host, list};
+use crate::console::socket;
+use crate::units::VmId;
+use crate::vm::VmState;
+
+/// Connects to the console of a VM.
+///
+/// # Errors
+/// The VM does not run, or its process does not take the connection.
+pub fn attach(host: &Host, id: VmId) -> Result<UnixStream, Error> {
+    let vm = list::get(host, id)?.record;
+    if vm.state != VmState::Running {
+        return Err(Error::NotRunning(vm.name));
+    }
+    socket::connect(&host.layout.vm(id).console_socket())
+        .map_err(|error| Error::Console { name: vm.name, source: Box::new(error) })
+}

@@ -1,0 +1,114 @@
+//! What goes wrong in an operation. The CLI gives each its hint and exit code.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::image::pull::PullError;
+use crate::image::records::ImageRecordError;
+use crate::image::reference::InvalidReference;
+use crate::network::{ConflistError, NetworkError};
+use crate::store::DatabaseError;
+use crate::store::layout::LayoutError;
+use crate::store::lock::LockError;
+use crate::sys::kvm::KvmError;
+use crate::units::{ByteSize, EngineName, VmName};
+use crate::vm::VmState;
+use crate::vm::records::RecordError;
+use crate::vmm::client::ClientError;
+use crate::vmm::engine::{EngineError, Unsupported};
+use crate::vmm::launch::LaunchError;
+
+/// A failed operation.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it, and the fields are what they name")]
+pub enum Error {
+    #[error("this needs root: it makes network namespaces, TAP devices and KVM guests")]
+    NotRoot,
+    #[error("interrupted")]
+    Interrupted,
+    #[error("this build of cocoon links no engine that can run VMs")]
+    NoEngine,
+    #[error("this build of cocoon does not link the {0} engine")]
+    EngineNotLinked(EngineName),
+    #[error("{what} must be {rule}, not {given}")]
+    BadRequest { what: &'static str, rule: String, given: String },
+    #[error("VM {name} is {state}")]
+    WrongState { name: VmName, state: VmState },
+    #[error("VM {0} is running")]
+    StillRunning(VmName),
+    #[error("VM {0} is not running")]
+    NotRunning(VmName),
+    #[error("VM {name} did not end within {seconds} s of being killed")]
+    Unkillable { name: VmName, seconds: u64 },
+    #[error("interrupted while the guest was shutting down; VM {0} still runs")]
+    StopInterrupted(VmName),
+    #[error("{} is missing or empty, though image {image} needs it", path.display())]
+    BlobMissing { image: String, path: PathBuf },
+    #[error("{needed} of huge pages are needed, but only {free} are free")]
+    HugepagesShort { needed: ByteSize, free: ByteSize },
+    #[error("cannot {action} {}", path.display())]
+    File { action: &'static str, path: PathBuf, #[source] source: io::Error },
+    #[error("mkfs.ext4 could not format {}: {output}", path.display())]
+    Format { path: PathBuf, output: String },
+    #[error("cannot run mkfs.ext4")]
+    NoMkfs(#[source] io::Error),
+    #[error("another cocoon command is making references to images")]
+    Busy,
+    #[error("cannot wait for the VM process")]
+    Wait(#[source] io::Error),
+    #[error("cannot read random bytes")]
+    Random(#[source] io::Error),
+    #[error("cannot attach to the console of VM {name}")]
+    Console { name: VmName, #[source] source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("{0}; taking back what had been done failed too: {}", .1.join("; "))]
+    NotUndone(Box<Error>, Vec<String>),
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error(transparent)]
+    Image(#[from] ImageRecordError),
+    #[error(transparent)]
+    Reference(#[from] InvalidReference),
+    #[error(transparent)]
+    Pull(#[from] PullError),
+    #[error(transparent)]
+    Conflist(#[from] ConflistError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl Error {
+    /// `self`, and what undoing could not undo.
+    pub(super) fn and_not_undone(self, failures: Vec<Self>) -> Self {
+        if failures.is_empty() {
+            return self;
+        }
+        Self::NotUndone(Box::new(self), failures.iter().map(chain).collect())
+    }
+}
+
+/// An error and its sources in one line.
+pub(super) fn chain(error: &Error) -> String {
+    let mut line = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        line = format!("{line}: {error}");
+        source = error.source();
+    }
+    line
+}

@@ -1,0 +1,178 @@
+//! `gc`: brings the host back to exactly what the records say.
+//!
+//! ```text
+//! VM rows in `creating`, `removing`, lock free   ─▶ network, folders, row, lock file
+//! VM rows in `running`, process dead             ─▶ recorded as stopped
+//! VM folders and lock files without a row        ─▶ removed
+//! blobs, boot files no image or VM refers to     ─▶ removed
+//! staging                                        ─▶ emptied
+//! ```
+//!
+//! Invariants: it runs only while nobody makes references, which it checks without waiting; and it
+//! never removes what a row in any state refers to. A network needs no search of its own: its row
+//! was written before it, and goes after it.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::stop::{self, Manner};
+use super::{Error, Host, list, remove, require_root};
+use crate::image::records as images;
+use crate::store::lock::{ReferencesLock, VmLock, vm_of_lock_file};
+use crate::sys::interrupt::Interrupt;
+use crate::units::{Digest, VmId};
+use crate::vm::VmState;
+use crate::vm::records;
+
+/// Something that gc removes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Item {
+    /// What kind of thing it is.
+    pub kind: Kind,
+    /// Its path, or the VM's id.
+    pub name: String,
+    /// Bytes that it occupies on disk, as far as known.
+    pub bytes: u64,
+}
+
+/// Kinds of things that gc removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A VM whose creation or removal was cut off.
+    Vm,
+    /// A folder of a VM that is not recorded.
+    VmFolder,
+    /// A lock file of a VM that is not recorded.
+    Lock,
+    /// A layer.
+    Blob,
+    /// The boot files of a layer.
+    BootFiles,
+    /// An unfinished download.
+    Staged,
+}
+
+/// What a collection did.
+#[derive(Debug, Default)]
+pub struct Collected {
+    /// What was removed, or would be.
+    pub items: Vec<Item>,
+    /// What could not be removed, and why.
+    pub failures: Vec<Error>,
+}
+
+/// Removes what nothing refers to; with `dry_run` only says what that is.
+///
+/// # Errors
+/// Another command is making references, or what there is cannot be listed. What cannot be removed
+/// is among the result's failures.
+pub fn collect(host: &Host, dry_run: bool) -> Result<Collected, Error> {
+    require_root()?;
+    let _references = ReferencesLock::exclude(&host.layout)?.ok_or(Error::Busy)?;
+    let mut collected = Collected::default();
+    collect_vms(host, dry_run, &mut collected)?;
+    collect_files(host, dry_run, &mut collected)?;
+    Ok(collected)
+}
+
+fn collect_vms(host: &Host, dry_run: bool, collected: &mut Collected) -> Result<(), Error> {
+    // Listing also writes down which VMs have died.
+    for vm in list::list(host)? {
+        let record = vm.record;
+        if !matches!(record.state, VmState::Creating | VmState::Removing) {
+            continue;
+        }
+        // Whoever holds the lock is still at it.
+        let Some(lock) = VmLock::take(&host.layout, record.id)? else { continue };
+        collected.items.push(Item { kind: Kind::Vm, name: record.id.to_string(), bytes: 0 });
+        if !dry_run {
+            collected.failures.extend(finish_vm(host, lock).err());
+        }
+    }
+    Ok(())
+}
+
+fn finish_vm(host: &Host, lock: VmLock) -> Result<(), Error> {
+    if list::is_alive(host, lock.id())? {
+        stop::stop_locked(host, &lock, Manner::Force, &Interrupt::never().map_err(Error::Wait)?)?;
+    }
+    remove::finish(host, lock)
+}
+
+/// What the records refer to.
+struct Referred {
+    vms: HashSet<VmId>,
+    blobs: HashSet<Digest>,
+}
+
+fn collect_files(host: &Host, dry_run: bool, collected: &mut Collected) -> Result<(), Error> {
+    let referred = host.database()?.read(|tx| {
+        let vms = records::list(tx)?.into_iter().map(|vm| vm.id).collect();
+        let blobs = images::needed_blobs(tx)?.into_iter().chain(records::pinned_blobs(tx)?).collect();
+        Ok::<_, Error>(Referred { vms, blobs })
+    })?;
+    let layout = &host.layout;
+    let is_vm = |name: &str| name.parse().is_ok_and(|id| referred.vms.contains(&id));
+    let is_lock = |name: &str| vm_of_lock_file(name).is_none_or(|id| referred.vms.contains(&id));
+    let is_layer = |hex: &str| format!("sha256:{hex}").parse().is_ok_and(|digest| referred.blobs.contains(&digest));
+    let is_blob = |name: &str| name.strip_suffix(".erofs").is_some_and(is_layer);
+    let places: [(PathBuf, Kind, &dyn Fn(&str) -> bool); 6] = [
+        (layout.vms(), Kind::VmFolder, &is_vm),
+        (layout.vm_logs(), Kind::VmFolder, &is_vm),
+        (layout.locks(), Kind::Lock, &is_lock),
+        (layout.blobs(), Kind::Blob, &is_blob),
+        (layout.boot(), Kind::BootFiles, &is_layer),
+        (layout.staging(), Kind::Staged, &|_| false),
+    ];
+    for (folder, kind, is_referred) in places {
+        for path in entries(&folder)?.into_iter().filter(|path| !name_of(path).is_some_and(is_referred)) {
+            collected.items.push(Item { kind, name: path.display().to_string(), bytes: bytes_in(&path) });
+            if !dry_run {
+                collected.failures.extend(remove_path(&path).err());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn name_of(path: &Path) -> Option<&str> {
+    path.file_name()?.to_str()
+}
+
+/// What a folder holds, sorted; nothing for a folder that does not exist.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let failed = |source| Error::File { action: "list", path: folder.to_owned(), source };
+    let found = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        found => found.map_err(failed)?,
+    };
+    let mut paths = found.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn remove_path(path: &Path) -> Result<(), Error> {
+    let is_folder = path.symlink_metadata().is_ok_and(|file| file.is_dir());
+    let removed = if is_folder { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    match removed {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::File { action: "remove", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Bytes that a file or a folder occupies; what cannot be looked at counts as nothing.
+fn bytes_in(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(metadata) = path.symlink_metadata() else { return 0 };
+    if !metadata.is_dir() {
+        return metadata.blocks() * 512; // st_blocks counts 512-byte units, see stat(2)
+    }
+    let inner = std::fs::read_dir(path).into_iter().flatten().flatten();
+    inner.map(|entry| bytes_in(&entry.path())).sum()
+}

@@ -1,0 +1,68 @@
+//! Images on this host: finding, listing and removing them.
+
+use rusqlite::Transaction;
+
+use super::{Error, Host};
+use crate::image::records::{self, ImageRecord, ImageRecordError};
+use crate::image::reference::Reference;
+use crate::store::Durability;
+use crate::units::VmName;
+use crate::vm::records as vms;
+
+/// The image that a user means.
+///
+/// # Errors
+/// No image fits, or several do.
+pub(super) fn resolve(tx: &Transaction<'_>, typed: &str) -> Result<ImageRecord, ImageRecordError> {
+    let normalised = typed.parse::<Reference>().ok().map(|reference| reference.to_string());
+    records::resolve(tx, typed, normalised.as_deref())
+}
+
+/// Every image, by name.
+///
+/// # Errors
+/// The database failed.
+pub fn list(host: &Host) -> Result<Vec<ImageRecord>, Error> {
+    Ok(host.database()?.read(records::list)?)
+}
+
+/// One image.
+///
+/// # Errors
+/// No image fits, or several do.
+pub fn inspect(host: &Host, typed: &str) -> Result<ImageRecord, Error> {
+    Ok(host.database()?.read(|tx| resolve(tx, typed))?)
+}
+
+/// A name that was removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// The name.
+    pub name: String,
+    /// VMs that go on using its blobs.
+    pub kept_for: Vec<VmName>,
+}
+
+/// Removes the names of images; all are found first. Blobs that no one else needs go with `gc`.
+///
+/// # Errors
+/// Any of them is not found: nothing is removed then.
+pub fn remove(host: &Host, typed: &[String]) -> Result<Vec<Removed>, Error> {
+    host.database()?.write(Durability::Full, |tx| {
+        let mut removed: Vec<Removed> = Vec::new();
+        for typed in typed {
+            let name = match resolve(tx, typed) {
+                // The same name given twice is removed once.
+                Err(ImageRecordError::NotFound(_)) if removed.iter().any(|done| same(&done.name, typed)) => continue,
+                image => image?.name,
+            };
+            records::delete(tx, &name)?;
+            removed.push(Removed { kept_for: vms::users_of_image(tx, &name)?, name });
+        }
+        Ok(removed)
+    })
+}
+
+fn same(name: &str, typed: &str) -> bool {
+    typed.parse::<Reference>().is_ok_and(|reference| reference.to_string() == name)
+}

@@ -1,0 +1,92 @@
+//! `vm inspect`: all that is known of a VM, as one JSON object.
+//!
+//! The keys are those of the Go cocoon's object, so that its users' scripts go on working, and
+//! cocoon's own beside them.
+
+use serde_json::{Value, json};
+
+use super::list::{self, Observed};
+use super::{Error, Host};
+use crate::units::VmId;
+use crate::vm::{VmState, cmdline};
+use crate::vmm::Client;
+use crate::vmm::protocol::Request;
+
+/// Describes a VM.
+///
+/// # Errors
+/// There is no such VM, or the database failed.
+pub fn inspect(host: &Host, id: VmId) -> Result<Value, Error> {
+    let vm = list::get(host, id)?;
+    let mut object = summary(host, &vm);
+    if vm.record.state == VmState::Running {
+        // A VM that ends right now has nothing more to tell, and that is no failure.
+        if let Ok(mut client) = Client::connect(&host.layout.vm(id).control_socket()) {
+            object["pid"] = json!(client.process().pid());
+            object["runtime"] = client.call(Request::Info).unwrap_or(Value::Null);
+        }
+    }
+    Ok(object)
+}
+
+/// Describes a VM by its records alone, as `vm list` does.
+pub fn summary(host: &Host, vm: &Observed) -> Value {
+    let (record, config) = (&vm.record, &vm.record.config);
+    let layout = host.layout.vm(record.id);
+    let running = record.state == VmState::Running;
+    let image_disk = |(i, layer)| json!({"path": host.layout.blob(layer), "ro": true, "serial": cmdline::layer_serial(i)});
+    let mut disks: Vec<_> = config.layers.iter().enumerate().map(image_disk).collect();
+    disks.push(json!({"path": layout.cow_disk(), "ro": false, "serial": cmdline::COW_SERIAL}));
+    json!({
+        "id": record.id,
+        "name": record.name,
+        "state": record.state,
+        "reason": record.reason,
+        "engine": config.engine,
+        "config": {
+            "name": record.name,
+            "cpu": config.cpu,
+            "memory": config.memory,
+            "storage": config.storage,
+            "nics": config.nics,
+            "image": config.image,
+            "hugepages": config.hugepages,
+            "dns": config.dns,
+        },
+        "image_digest": config.image_digest,
+        "network": vm.network.as_ref().map(|network| network.network.as_str()),
+        "network_configs": networks(vm),
+        "storage_configs": disks,
+        "boot_config": {
+            "kernel_path": host.layout.kernel(&config.kernel_layer),
+            "initrd_path": host.layout.initrd(&config.initrd_layer),
+        },
+        "socket_path": running.then(|| layout.api_socket()),
+        "console_path": running.then(|| layout.console_socket()),
+        "run_dir": layout.folder(),
+        "console_log": layout.console_log(),
+        "vmm_log": layout.vmm_log(),
+        "created_at": record.created_at,
+        "updated_at": record.updated_at,
+        "started_at": record.started_at,
+        "stopped_at": record.stopped_at,
+    })
+}
+
+fn networks(vm: &Observed) -> Vec<Value> {
+    let Some(network) = &vm.network else { return Vec::new() };
+    let nic = |nic: &crate::network::NicRecord| {
+        json!({
+            "ifname": nic.ifname,
+            "tap": nic.tap,
+            "mac": nic.mac,
+            "mtu": nic.mtu,
+            // A queue pair is two virtqueues.
+            "num_queues": u32::from(nic.queue_pairs) * 2,
+            "queue_size": crate::vm::spec::QUEUE_SIZE,
+            "netns_path": network.netns,
+            "network": nic.address,
+        })
+    };
+    network.nics.iter().map(nic).collect()
+}

@@ -1,0 +1,190 @@
+//! `vm start`: from a created or stopped VM to a guest whose processors run.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use rusqlite::Transaction;
+
+use super::{Error, Host, error, list, require_root};
+use crate::network::{self, NetworkRecord};
+use crate::store::atomic;
+use crate::store::lock::{ReferencesLock, VmLock};
+use crate::store::{DatabaseError, Durability};
+use crate::sys::interrupt::Interrupt;
+use crate::sys::{hugepages, kvm};
+use crate::units::{ByteSize, RunId, VmId};
+use crate::vm::cmdline::{self, InterfaceAddress};
+use crate::vm::records::{self, Hugepages, VmConfig, VmRecord};
+use crate::vm::spec::{self, Boot, Cpus, Disk, DiskFormat, Memory, Nic, Paths, VmSpec};
+use crate::vm::VmState;
+use crate::vmm::launch::{self, LaunchError};
+
+/// A VM may grow to this many processors, or to the host's where those are fewer: tables for more
+/// cost every guest boot time.
+const MAX_CPU_ROOM: u32 = 16;
+
+/// A guest with less memory has none to give back, so it gets no balloon.
+const MIN_BALLOONED: ByteSize = ByteSize::from_mib(256);
+
+/// What a start did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Started {
+    /// The guest runs now.
+    Now,
+    /// It ran already.
+    Already,
+}
+
+/// Starts a VM.
+///
+/// # Errors
+/// The guest does not run. If it was the VM process that failed, the VM is in state `error`.
+pub fn start(host: &Host, id: VmId, interrupt: &Interrupt) -> Result<Started, Error> {
+    require_root()?;
+    let lock = VmLock::wait(&host.layout, id)?;
+    start_locked(host, &lock, interrupt)
+}
+
+/// Starts a VM that the caller may change.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_locked(host: &Host, lock: &VmLock, interrupt: &Interrupt) -> Result<Started, Error> {
+    let vm = list::get(host, lock.id())?;
+    match vm.record.state {
+        VmState::Running => return Ok(Started::Already),
+        state if !state.may_start() => return Err(Error::WrongState { name: vm.record.name, state }),
+        _ => {}
+    }
+    kvm::check(host.config.ignore_kvm_check)?;
+    let engine = host.engine(Some(vm.record.config.engine))?;
+    let hugepages = decide_hugepages(&vm.record.config, hugepages::free())?;
+    let network = vm.network.map(|network| make_ready(host, network)).transpose()?;
+    let spec = spec_of(host, &vm.record, network.as_ref(), hugepages);
+    engine.check(&spec)?;
+    launch(host, lock, &spec, interrupt).inspect_err(|_| {
+        if let Some(Err(error)) = network.as_ref().map(network::quiesce) {
+            tracing::warn!(vm = %lock.id(), error = %error::chain(&error.into()), "its network could not be quieted");
+        }
+    })?;
+    Ok(Started::Now)
+}
+
+/// Refuses, before anything is made, a host on which a start could not succeed.
+///
+/// # Errors
+/// KVM is missing or cannot run ordinary kernels.
+pub fn check_host(host: &Host) -> Result<(), Error> {
+    Ok(kvm::check(host.config.ignore_kvm_check)?)
+}
+
+fn decide_hugepages(config: &VmConfig, free: ByteSize) -> Result<bool, Error> {
+    match config.hugepages {
+        Hugepages::Off => Ok(false),
+        Hugepages::Auto => Ok(free >= config.memory),
+        Hugepages::On if free >= config.memory => Ok(true),
+        Hugepages::On => Err(Error::HugepagesShort { needed: config.memory, free }),
+    }
+}
+
+/// Wakes the network of a stopped VM, or makes it anew where a reboot of the host took it.
+fn make_ready(host: &Host, record: NetworkRecord) -> Result<NetworkRecord, Error> {
+    if network::is_intact(&record)? {
+        network::wake(&record)?;
+        return Ok(record);
+    }
+    tracing::info!(vm = %record.vm, "its network is gone; making it anew with the same addresses");
+    let mut db = host.database()?;
+    let mut save = |record: &NetworkRecord| {
+        db.write(Durability::Full, |tx| network::records::put(tx, record)).map_err(network::SaveError::new)
+    };
+    Ok(network::rebuild(record, &host.config.cni_bin_dir, &mut save)?)
+}
+
+fn launch(host: &Host, lock: &VmLock, spec: &VmSpec, interrupt: &Interrupt) -> Result<(), Error> {
+    let layout = host.layout.vm(lock.id());
+    let run = RunId::random().map_err(Error::Random)?;
+    let path = layout.spec();
+    let text = serde_json::to_vec_pretty(spec).unwrap_or_default();
+    layout.prepare()?;
+    atomic::write(&path, &text).map_err(|source| Error::File { action: "write", path: path.clone(), source })?;
+    host.database()?.write(Durability::UntilReboot, |tx| records::begin_run(tx, lock, run))?;
+    match launch::launch(&path, run, &layout.vmm_log(), interrupt) {
+        Ok(()) => Ok(()),
+        Err(LaunchError::Interrupted) => Err(Error::Interrupted),
+        Err(error) => {
+            let error = Error::from(error);
+            let reason = error::chain(&error);
+            let failed = |tx: &Transaction<'_>| -> Result<(), DatabaseError> {
+                records::set_state(tx, lock, VmState::Error, Some(&reason), Timestamp::now())
+            };
+            host.database()?.write(Durability::UntilReboot, failed)?;
+            Err(error)
+        }
+    }
+}
+
+/// Everything that the engine needs to know.
+fn spec_of(host: &Host, vm: &VmRecord, network: Option<&NetworkRecord>, hugepages: bool) -> VmSpec {
+    let config = &vm.config;
+    let layout = host.layout.vm(vm.id);
+    let host_cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+    let balloon = ByteSize::from_bytes(config.memory.bytes() / 4);
+    VmSpec {
+        version: spec::VERSION,
+        id: vm.id,
+        name: vm.name.clone(),
+        engine: config.engine,
+        cpus: Cpus { boot: config.cpu, max: config.cpu.max(host_cpus.min(MAX_CPU_ROOM)) },
+        memory: Memory { size: config.memory, hugepages, balloon: (config.memory >= MIN_BALLOONED).then_some(balloon) },
+        boot: Boot::Direct {
+            kernel: host.layout.kernel(&config.kernel_layer),
+            initrd: host.layout.initrd(&config.initrd_layer),
+            cmdline: command_line(vm, network),
+        },
+        disks: disks(host, vm),
+        nics: network.map(nics).unwrap_or_default(),
+        netns: network.map(|network| network.netns.clone()),
+        watchdog: true,
+        paths: Paths {
+            root_dir: host.layout.root().to_owned(),
+            alive_lock: layout.alive_lock(),
+            control_socket: layout.control_socket(),
+            console_socket: layout.console_socket(),
+            api_socket: layout.api_socket(),
+            console_log: layout.console_log(),
+            vmm_log: layout.vmm_log(),
+        },
+    }
+}
+
+fn command_line(vm: &VmRecord, network: Option<&NetworkRecord>) -> String {
+    let nics = network.map(|network| network.nics.as_slice()).unwrap_or_default();
+    let addresses: Vec<_> = nics
+        .iter()
+        .filter_map(|nic| {
+            let address = nic.address?;
+            Some(InterfaceAddress { index: nic.index, ip: address.ip, prefix: address.prefix, gateway: address.gateway })
+        })
+        .collect();
+    cmdline::command_line(&vm.name, vm.config.layers.len(), nics.len(), &addresses, &vm.config.dns)
+}
+
+fn disks(host: &Host, vm: &VmRecord) -> Vec<Disk> {
+    let queues = spec::queues(vm.config.cpu);
+    let disk = |path: PathBuf, readonly, serial| Disk { path, readonly, format: DiskFormat::Raw, serial, queues };
+    let layers = vm.config.layers.iter().enumerate();
+    let layers = layers.map(|(i, digest)| disk(host.layout.blob(digest), true, cmdline::layer_serial(i)));
+    let cow = disk(host.layout.vm(vm.id).cow_disk(), false, cmdline::COW_SERIAL.to_owned());
+    layers.chain([cow]).collect()
+}
+
+fn nics(network: &NetworkRecord) -> Vec<Nic> {
+    let nic = |nic: &network::NicRecord| Nic {
+        tap: nic.tap.clone(),
+        mac: nic.mac,
+        queue_pairs: nic.queue_pairs,
+        mtu: nic.mtu,
+    };
+    network.nics.iter().map(nic).collect()
+}

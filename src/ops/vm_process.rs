@@ -1,0 +1,210 @@
+//! The life of a VM process: `cocoon __vmm`.
+//!
+//! ```text
+//! spec.json ─▶ alive.lock ─▶ netns ─▶ boot ─▶ console hub, control server ─▶ row: running ─▶ Report
+//!                                               │ events until the VM is over
+//!                        row: stopped, reason ◀─┘─▶ veth down, sockets gone, exit frees alive.lock
+//! ```
+//!
+//! Invariants: it holds the alive lock from before the engine begins until it exits; it reports to
+//! its parent exactly once; it says in the store that the VM runs before it says so to its parent,
+//! so that a killed parent leaves a true record.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use jiff::Timestamp;
+
+use crate::console::log::ConsoleLog;
+use crate::console::{Hub, HubError, LogError};
+use crate::network;
+use crate::store::{Database, DatabaseError, Durability};
+use crate::sys::flock::FileLock;
+use crate::sys::netns;
+use crate::units::{ByteSize, EngineName, RunId};
+use crate::vm::records;
+use crate::vm::spec::{self, VmSpec};
+use crate::vmm::engine::{EngineError, Event, StopReason};
+use crate::vmm::protocol::{Report, Request, Response};
+use crate::vmm::server::Server;
+use crate::vmm::{Engine, Machine};
+
+/// A spec with the longest command line and the most disks and NICs takes some 30 KiB.
+const MAX_SPEC: u64 = 1 << 20;
+
+/// What a console log keeps of a chatty guest: a systemd boot prints some 60 KiB.
+const CONSOLE_LOG: ByteSize = ByteSize::from_mib(1);
+
+/// Why a VM process ends before its guest runs.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it, and the fields are what they name")]
+pub enum Error {
+    #[error("cannot read the VM's specification {}", path.display())]
+    Spec { path: PathBuf, #[source] source: io::Error },
+    #[error("the VM's specification has version {0}, which this cocoon does not know")]
+    SpecVersion(u32),
+    #[error("cannot lock {}", path.display())]
+    Lock { path: PathBuf, #[source] source: io::Error },
+    #[error("the VM runs already")]
+    RunsAlready,
+    #[error("this build of cocoon does not link the {0} engine")]
+    NoEngine(EngineName),
+    #[error("cannot leave the caller's session")]
+    Session(#[source] io::Error),
+    #[error("cannot enter the VM's network namespace")]
+    Netns(#[from] netns::NetnsError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("cannot listen at {}", path.display())]
+    Control { path: PathBuf, #[source] source: io::Error },
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+}
+
+/// A VM that runs in this process.
+struct Running {
+    spec: VmSpec,
+    run: RunId,
+    machine: Arc<dyn Machine>,
+    hub: Hub,
+    _server: Server,
+    asked: Arc<AtomicBool>,
+    _alive: FileLock,
+}
+
+/// Runs the VM of a spec from beginning to end, and calls `report` once it runs or has failed to.
+///
+/// # Errors
+/// The guest never ran; `report` has been told.
+pub fn run(path: &Path, run: RunId, engines: &[&'static dyn Engine], report: impl FnOnce(Report)) -> Result<(), Error> {
+    match begin(path, run, engines) {
+        Ok(running) => {
+            report(Report::Ready);
+            running.live();
+            Ok(())
+        }
+        Err(error) => {
+            report(Report::Failed(chain(&error)));
+            Err(error)
+        }
+    }
+}
+
+fn begin(path: &Path, run: RunId, engines: &[&'static dyn Engine]) -> Result<Running, Error> {
+    let spec = read_spec(path)?;
+    let alive = lock(&spec.paths.alive_lock)?;
+    let engine = engines.iter().find(|engine| engine.name() == spec.engine);
+    let engine = engine.ok_or(Error::NoEngine(spec.engine))?;
+    rustix::process::setsid().map_err(|error| Error::Session(error.into()))?;
+    if let Some(netns) = &spec.netns {
+        netns::enter(netns)?;
+    }
+    let log = ConsoleLog::open(&spec.paths.console_log, CONSOLE_LOG)?;
+    let machine: Arc<dyn Machine> = engine.boot(&spec)?.into();
+    let hub = Hub::start(machine.console()?, &spec.paths.console_socket, log)?;
+    let asked = Arc::new(AtomicBool::new(false));
+    let server = serve(&spec.paths.control_socket, Arc::clone(&machine), Arc::clone(&asked))?;
+    let mut db = Database::open(&spec.paths.root_dir)?;
+    db.write(Durability::UntilReboot, |tx| records::report_running(tx, spec.id, run, Timestamp::now()))?;
+    Ok(Running { spec, run, machine, hub, _server: server, asked, _alive: alive })
+}
+
+fn read_spec(path: &Path) -> Result<VmSpec, Error> {
+    let failed = |source| Error::Spec { path: path.to_owned(), source };
+    let mut text = Vec::new();
+    File::open(path).and_then(|file| file.take(MAX_SPEC).read_to_end(&mut text)).map_err(failed)?;
+    let spec: VmSpec = serde_json::from_slice(&text).map_err(|error| failed(error.into()))?;
+    if spec.version != spec::VERSION {
+        return Err(Error::SpecVersion(spec.version));
+    }
+    Ok(spec)
+}
+
+fn lock(path: &Path) -> Result<FileLock, Error> {
+    let held = FileLock::try_exclusive(path).map_err(|source| Error::Lock { path: path.to_owned(), source })?;
+    held.ok_or(Error::RunsAlready)
+}
+
+fn serve(socket: &Path, machine: Arc<dyn Machine>, asked: Arc<AtomicBool>) -> Result<Server, Error> {
+    let handler = move |request| {
+        let result = match request {
+            Request::Info => machine.info(),
+            Request::PressPowerButton => {
+                asked.store(true, Ordering::Relaxed);
+                machine.press_power_button().map(|()| serde_json::Value::Null)
+            }
+            Request::PowerOff => {
+                asked.store(true, Ordering::Relaxed);
+                machine.power_off().map(|()| serde_json::Value::Null)
+            }
+        };
+        result.map_or_else(|error| Response::Failed(chain(&error).join(": ")), Response::Done)
+    };
+    Server::start(socket, Arc::new(handler)).map_err(|source| Error::Control { path: socket.to_owned(), source })
+}
+
+impl Running {
+    /// Follows the VM to its end, and puts away what belongs to its run.
+    fn live(self) {
+        let reason = self.follow();
+        tracing::info!(?reason, "the VM is over");
+        if let Err(error) = self.put_away(reason) {
+            tracing::error!(error = %chain(&error).join(": "), "the end of the VM could not be recorded");
+        }
+        self.hub.stop();
+    }
+
+    fn follow(&self) -> StopReason {
+        let events = self.machine.events();
+        for event in events.iter().flatten() {
+            match event {
+                Event::Rebooted => self.reopen_console(),
+                Event::Stopped(StopReason::GuestPowerOff) if self.asked.load(Ordering::Relaxed) => {
+                    return StopReason::Stopped;
+                }
+                Event::Stopped(reason) => return reason,
+            }
+        }
+        StopReason::EngineFailure
+    }
+
+    /// A guest that reset itself may have got a new terminal from its engine.
+    fn reopen_console(&self) {
+        let reopened = self.machine.console().map_err(Error::from);
+        if let Err(error) = reopened.and_then(|terminal| Ok(self.hub.replace_terminal(terminal)?)) {
+            tracing::error!(error = %chain(&error).join(": "), "the console is lost");
+        }
+    }
+
+    fn put_away(&self, reason: StopReason) -> Result<(), Error> {
+        let mut db = Database::open(&self.spec.paths.root_dir)?;
+        let network = db.read(|tx| network::records::get(tx, self.spec.id))?;
+        if let Some(Err(error)) = network.as_ref().map(network::quiesce) {
+            tracing::warn!(error = %chain(&error).join(": "), "the network could not be quieted");
+        }
+        let (id, run, now) = (self.spec.id, self.run, Timestamp::now());
+        Ok(db.write(Durability::UntilReboot, |tx| records::report_stopped(tx, id, run, sentence(reason), now))?)
+    }
+}
+
+/// What people read of a [`StopReason`].
+fn sentence(reason: StopReason) -> &'static str {
+    match reason {
+        StopReason::GuestPowerOff => "the guest powered off",
+        StopReason::GuestPanic => "the guest's kernel panicked",
+        StopReason::Stopped => "stopped by cocoon",
+        StopReason::EngineFailure => "the engine failed",
+    }
+}
+
+/// An error and its sources, outermost first.
+fn chain(error: &dyn std::error::Error) -> Vec<String> {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect()
+}
