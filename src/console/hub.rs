@@ -221,8 +221,9 @@ impl Switch {
             ));
         }
         for (index, viewer) in self.viewers.iter().enumerate() {
-            let (fd, flags) = viewer.interest(self.terminal.has_room());
-            watched.push((Source::Viewer(index), fd, flags));
+            if let Some((fd, flags)) = viewer.interest(self.terminal.has_room()) {
+                watched.push((Source::Viewer(index), fd, flags));
+            }
         }
         let wake = [self.terminal.wakes_at(), self.accept_again]
             .into_iter()
@@ -309,6 +310,10 @@ impl Switch {
             }
         }
         self.viewers.retain(|viewer| !viewer.is_over());
+        if self.viewers.len() >= VIEWERS_MAX {
+            // The last input of those who left, for a guest that does not read, makes room.
+            self.viewers.retain(|viewer| !viewer.has_hung_up());
+        }
         let watching = self.viewers.iter().filter(|v| v.is_watching()).count();
         self.viewer_count.store(watching, Ordering::Relaxed);
     }
@@ -327,7 +332,10 @@ impl Switch {
             if self.viewers.is_empty() || left.is_zero() {
                 return;
             }
-            let interests = self.viewers.iter().map(|viewer| viewer.interest(false));
+            let interests = self
+                .viewers
+                .iter()
+                .filter_map(|viewer| viewer.interest(false));
             let watched: Vec<_> = interests.map(|(fd, flags)| ((), fd, flags)).collect();
             if poll(&watched, Some(left)).is_err() {
                 return;

@@ -335,6 +335,9 @@ impl Relay<'_> {
     }
 
     fn receive(&mut self) {
+        if self.end.is_some() {
+            return;
+        }
         let mut buffer = [0; READ_MAX];
         match rustix::io::read(self.viewer, &mut buffer) {
             // A VM process that was killed says no goodbye.

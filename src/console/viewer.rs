@@ -1,8 +1,10 @@
 //! One viewer, as the hub sees it.
 //!
 //! ```text
-//!   Watching ──too slow, bad frame, end──▶ Leaving(until) ──flushed, late or gone──▶ over
+//!   Watching ──too slow, bad frame, end──▶ Leaving(until) ──flushed, late or gone──▶ Over
+//!       └─────hung up──▶ HungUp ──all that it typed is read─────────────────────────────▶┘
 //! ```
+//! What someone typed before they left is the guest's, also when the guest reads it later.
 //! Invariants: nothing here blocks; a viewer's outbox is bounded; a viewer is let go of between two
 //! frames, so it can always read why.
 
@@ -42,6 +44,7 @@ pub(super) struct Viewer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Watching,
+    HungUp,
     Leaving { until: Instant },
     Over,
 }
@@ -71,24 +74,34 @@ impl Viewer {
         self.state == State::Watching
     }
 
+    /// Whether the viewer is there only for its last input.
+    pub(super) fn has_hung_up(&self) -> bool {
+        self.state == State::HungUp
+    }
+
     /// Whether nothing more can be done for the viewer.
     pub(super) fn is_over(&self) -> bool {
         self.state == State::Over
     }
 
-    /// What to poll for. A viewer whose input has no room is still polled for its end.
-    pub(super) fn interest(&self, room_for_input: bool) -> (BorrowedFd<'_>, PollFlags) {
+    /// What to poll for. Poll reports a hang-up even to who asks for nothing, so a viewer that hung
+    /// up is left out of it until its input has room.
+    pub(super) fn interest(&self, room_for_input: bool) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        let reads = room_for_input && matches!(self.state, State::Watching | State::HungUp);
+        if self.state == State::HungUp && !reads {
+            return None;
+        }
         let mut flags = PollFlags::empty();
-        flags.set(PollFlags::IN, room_for_input && self.is_watching());
+        flags.set(PollFlags::IN, reads);
         flags.set(PollFlags::OUT, !self.outbox.is_empty());
-        (self.stream.as_fd(), flags)
+        Some((self.stream.as_fd(), flags))
     }
 
     /// When the viewer must be looked at even if nothing happens.
     pub(super) fn wakes_at(&self) -> Option<Instant> {
         match self.state {
             State::Leaving { until } => Some(until),
-            State::Watching | State::Over => None,
+            State::Watching | State::HungUp | State::Over => None,
         }
     }
 
@@ -107,27 +120,37 @@ impl Viewer {
 
     /// Lets go of the viewer once it has been told why.
     pub(super) fn leave(&mut self, reason: Closing, now: Instant) {
-        if self.is_watching() {
-            self.outbox.push(protocol::closing_frame(reason).into());
-            self.state = State::Leaving {
-                until: now + FAREWELL,
-            };
-            self.flush(now);
+        match self.state {
+            State::Watching => {
+                self.outbox.push(protocol::closing_frame(reason).into());
+                let until = now + FAREWELL;
+                self.state = State::Leaving { until };
+                self.flush(now);
+            }
+            State::HungUp => self.state = State::Over,
+            State::Leaving { .. } | State::Over => {}
         }
     }
 
     /// Does what poll found to do.
     pub(super) fn handle(&mut self, found: PollFlags, terminal: &mut Terminal, now: Instant) {
-        let readable = found.contains(PollFlags::IN);
-        if readable && self.is_watching() && terminal.has_room() {
+        let reads = matches!(self.state, State::Watching | State::HungUp);
+        if found.contains(PollFlags::IN) && reads && terminal.has_room() {
             self.receive(terminal, now);
         } else if found.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
-            // Read to the end, or stuck behind a guest that does not read: no one is there.
-            self.state = State::Over;
+            self.hang_up();
         }
         if found.contains(PollFlags::OUT) {
             self.flush(now);
         }
+    }
+
+    fn hang_up(&mut self) {
+        self.outbox = Outbox::default();
+        self.state = match self.state {
+            State::Watching | State::HungUp => State::HungUp,
+            State::Leaving { .. } | State::Over => State::Over,
+        };
     }
 
     fn receive(&mut self, terminal: &mut Terminal, now: Instant) {
@@ -160,9 +183,10 @@ impl Viewer {
 
     /// Sends what the socket takes, and notices the end of a farewell.
     pub(super) fn flush(&mut self, now: Instant) {
-        let sent = self.outbox.send(&self.stream);
+        if self.outbox.send(&self.stream).is_err() {
+            self.hang_up();
+        }
         match self.state {
-            _ if sent.is_err() => self.state = State::Over,
             State::Leaving { until } if self.outbox.is_empty() || now >= until => {
                 self.state = State::Over;
             }
