@@ -155,7 +155,7 @@ impl TestViewer {
     pub(super) fn frame(&mut self) -> Option<FromHub> {
         let mut buffer = [0; 8192];
         loop {
-            if let Some(frame) = self.decoder.next().unwrap() {
+            if let Some(frame) = self.decoder.next_frame().unwrap() {
                 return Some(frame);
             }
             match self.stream.read(&mut buffer) {
@@ -181,9 +181,7 @@ impl TestViewer {
     }
 }
 
-/// `len` bytes with every value in them.
+/// `len` bytes with nearly every value in them, in a period that fits no buffer.
 pub(super) fn pattern(len: usize) -> Vec<u8> {
-    (0..len)
-        .map(|i| (i % 256) as u8 ^ (i / 256 % 251) as u8)
-        .collect()
+    (0..=250).rev().chain([255]).cycle().take(len).collect()
 }

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use super::queries::without_queries;
+
 /// How much a new viewer is shown: a Linux boot with all its messages, about 1,000 lines.
 pub(super) const HISTORY_MAX: usize = 64 << 10;
 
@@ -26,7 +28,7 @@ impl History {
         self.bytes.extend(&output[output.len() - kept..]);
     }
 
-    /// What a new viewer is shown first. If older output is gone it begins with a whole line where
+    /// What a new viewer is shown first, without questions to the terminal. If older output is gone it begins with a whole line where
     /// there is one, so neither with half a character nor inside a control sequence.
     pub(super) fn shown(&self) -> Vec<u8> {
         let newline = |&b: &u8| b == b'\n';
@@ -34,7 +36,8 @@ impl History {
             Some(at) if self.cut => at + 1,
             _ => 0,
         };
-        self.bytes.iter().skip(start).copied().collect()
+        let shown: Vec<u8> = self.bytes.iter().skip(start).copied().collect();
+        without_queries(&shown)
     }
 }
 
@@ -46,7 +49,8 @@ mod tests {
     fn a_short_history_is_shown_whole() {
         let mut history = History::default();
         history.push(b"half\n\0\xff");
-        history.push(b"more");
+        history.push(b"mo\x1b[6");
+        history.push(b"nre");
         assert_eq!(history.shown(), b"half\n\0\xffmore");
     }
 

@@ -228,7 +228,7 @@ mod tests {
     }
 
     fn pattern(len: usize) -> Vec<u8> {
-        (0..len).map(|i| (i % 251) as u8).collect()
+        (0..=250).cycle().take(len).collect()
     }
 
     #[test]

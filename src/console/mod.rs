@@ -11,7 +11,8 @@
 //! Invariants:
 //! - The guest never waits for a viewer or the log.
 //! - Whatever a guest or a viewer does, the memory of the hub is bounded.
-//! - Bytes pass unchanged both ways; only the user's own escape keys are taken out.
+//! - Bytes pass unchanged both ways; only the user's own escape keys are taken out, and from the
+//!   history the questions that the terminal would answer a second time.
 
 pub mod escape;
 #[cfg(test)]
@@ -20,9 +21,11 @@ mod history;
 pub mod hub;
 pub mod log;
 pub mod protocol;
+mod queries;
 pub mod relay;
 pub mod signals;
 mod socket;
+mod switch;
 mod terminal;
 mod viewer;
 

@@ -184,7 +184,7 @@ fn byte_frames(kind: u8, bytes: &[u8]) -> Vec<u8> {
     into
 }
 
-/// Cuts a stream of bytes into frames. Holds at most one incomplete frame once [`Decoder::next`]
+/// Cuts a stream of bytes into frames. Holds at most one incomplete frame once [`Decoder::next_frame`]
 /// returned `None`.
 #[derive(Debug, Default)]
 pub struct Decoder {
@@ -205,7 +205,7 @@ impl Decoder {
     ///
     /// # Errors
     /// The peer broke the format; the stream cannot be read further.
-    pub fn next<F: Frame>(&mut self) -> Result<Option<F>, ProtocolError> {
+    pub fn next_frame<F: Frame>(&mut self) -> Result<Option<F>, ProtocolError> {
         let rest = self.buffer.get(self.start..).unwrap_or_default();
         let Some((&[kind, high, low], rest)) = rest.split_first_chunk::<HEADER_LEN>() else {
             return Ok(None);
@@ -236,7 +236,7 @@ mod tests {
         let mut frames = Vec::new();
         for piece in pieces {
             decoder.push(piece);
-            while let Some(frame) = decoder.next()? {
+            while let Some(frame) = decoder.next_frame()? {
                 frames.push(frame);
             }
         }

@@ -354,7 +354,7 @@ impl Relay<'_> {
     }
 
     fn take_frames(&mut self) -> Result<(), RelayError> {
-        while let Some(frame) = self.decoder.next()? {
+        while let Some(frame) = self.decoder.next_frame()? {
             match frame {
                 FromHub::Output(bytes) if self.showing => {
                     self.to_local.extend(bytes);

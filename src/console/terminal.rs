@@ -168,7 +168,7 @@ mod tests {
         let now = Instant::now();
         let mut sent = Vec::new();
         while terminal.has_room() {
-            let piece: Vec<u8> = (0..1000).map(|i| (i % 255) as u8).collect();
+            let piece: Vec<u8> = (0..=250).cycle().take(1000).collect();
             terminal.queue(&piece);
             terminal.write_pending(now);
             sent.extend(piece);

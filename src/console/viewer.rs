@@ -172,7 +172,7 @@ impl Viewer {
     }
 
     fn take_frames(&mut self, terminal: &mut Terminal) -> Result<(), protocol::ProtocolError> {
-        while let Some(frame) = self.decoder.next()? {
+        while let Some(frame) = self.decoder.next_frame()? {
             match frame {
                 FromViewer::Input(bytes) => terminal.queue(&bytes),
                 FromViewer::Resize(size) => terminal.resize(size),
@@ -276,7 +276,7 @@ mod tests {
                 break;
             }
             decoder.push(&buffer[..read]);
-            while let Some(frame) = decoder.next::<FromHub>().unwrap() {
+            while let Some(frame) = decoder.next_frame::<FromHub>().unwrap() {
                 frames.push(frame);
             }
             viewer.flush(now);

@@ -235,16 +235,29 @@ mod tests {
         assert!(echoes(&user));
     }
 
+    /// In a process of its own, because the hook restores every terminal of its process.
     #[test]
-    fn raw_mode_ends_with_a_panic_before_anything_is_dropped() {
+    fn raw_mode_ends_with_a_panic_that_aborts() {
+        const CHILD: &str = "COCOON_TEST_PANICS_IN_RAW_MODE";
+        if std::env::var_os(CHILD).is_some() {
+            let _raw = RawMode::enter(std::io::stdin()).unwrap();
+            assert!(!echoes(std::io::stdin()));
+            let _ = std::panic::catch_unwind(|| panic!("on purpose"));
+            // As in a release: nothing is dropped.
+            std::process::abort();
+        }
         let pty = open_pty().unwrap();
         let user = pty.open_peer().unwrap();
-        let raw = RawMode::enter(&user).unwrap();
-        // The thread does not own the guard: only the hook can restore the terminal.
-        let panicked = std::thread::spawn(|| panic!("on purpose")).join();
-        assert!(panicked.is_err());
+        let name = "sys::tty::tests::raw_mode_ends_with_a_panic_that_aborts";
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(CHILD, "1")
+            .stdin(user.try_clone().unwrap())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("on purpose"), "{said}");
         assert!(echoes(&user));
-        drop(raw);
     }
 
     #[test]
