@@ -6,3 +6,4 @@ pub mod interrupt;
 pub mod kvm;
 pub mod pidfd;
 pub mod sigpipe;
+pub mod tty;
