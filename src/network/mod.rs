@@ -1,1 +1,5 @@
 //! (in work)
+
+pub mod conflist;
+pub mod plan;
+pub mod result;
