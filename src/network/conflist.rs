@@ -362,10 +362,7 @@ mod tests {
             ("{", "is not JSON"),
             ("[]", "not an object"),
             (r#"{"cniVersion":"1.0.0","plugins":[]}"#, "\"name\""),
-            (
-                r#"{"cniVersion":"1.0.0","name":"a b","plugins":[]}"#,
-                "a b",
-            ),
+            (r#"{"cniVersion":"1.0.0","name":"a b","plugins":[]}"#, "a b"),
             (
                 r#"{"cniVersion":"1.0.0","name":"../x","plugins":[]}"#,
                 "../x",
