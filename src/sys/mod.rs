@@ -7,3 +7,5 @@ pub mod kvm;
 pub mod pidfd;
 pub mod sigpipe;
 pub mod tty;
+pub mod netns;
+pub mod tun;

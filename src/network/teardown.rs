@@ -1,0 +1,100 @@
+//! A VM's network, taken down: whole, half made, or lost with the host's last run.
+//!
+//! Invariant: every step is attempted, whatever the others said, and may be attempted again.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::cni::{Attachment, Plugins};
+use super::conflist::Conflist;
+use super::error::{NetworkError, TeardownError};
+use super::plan::{NetworkRecord, ifname};
+use super::result::AddResult;
+use crate::sys::netns;
+
+/// What errors call the configuration list of a record.
+pub(super) const STORED: &str = "the stored CNI configuration";
+
+/// Gives back the addresses of every NIC that `record` plans, and deletes the namespace. No process
+/// may be left in it. What is gone already is no error.
+///
+/// # Errors
+/// All steps that failed; the others are done.
+pub fn teardown(plugins: &Plugins, record: &NetworkRecord) -> Result<(), TeardownError> {
+    let errors = take_down(plugins, record, record.nic_count, None);
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let vm = record.vm;
+    Err(TeardownError { vm, errors })
+}
+
+/// Undoes the first `tried` NICs of `record`, last first, and the namespace. `half_added` is what
+/// ADD of the last one answered before it failed. Returns all errors.
+pub(super) fn take_down(
+    plugins: &Plugins,
+    record: &NetworkRecord,
+    tried: u16,
+    half_added: Option<&AddResult>,
+) -> Vec<NetworkError> {
+    let mut errors = Vec::new();
+    match Conflist::parse(&record.conflist, Path::new(STORED)) {
+        Ok(list) => delete_nics(plugins, &list, record, tried, half_added, &mut errors),
+        // Without the list no lease can be given back, but the namespace can go.
+        Err(error) => errors.push(error.into()),
+    }
+    errors.extend(netns::delete(&record.netns).err().map(NetworkError::from));
+    errors
+}
+
+fn delete_nics(
+    plugins: &Plugins,
+    list: &Conflist,
+    record: &NetworkRecord,
+    tried: u16,
+    half_added: Option<&AddResult>,
+    errors: &mut Vec<NetworkError>,
+) {
+    let live = netns::is_netns(&record.netns).unwrap_or_else(|error| {
+        errors.push(error.into());
+        false
+    });
+    let netns = if live {
+        record.netns.as_path()
+    } else {
+        Path::new("")
+    };
+    for index in (0..tried).rev() {
+        let stored = stored_result(record, index).unwrap_or_else(|error| {
+            errors.push(error);
+            None
+        });
+        let last = half_added.filter(|_| index + 1 == tried);
+        let result = stored.or_else(|| last.map(|half| half.json.clone()));
+        let from = Attachment {
+            vm: record.vm,
+            netns,
+            ifname: &ifname(index),
+        };
+        let failed = plugins.del(list, from, result.as_ref());
+        errors.extend(failed.into_iter().map(NetworkError::from));
+    }
+}
+
+/// What ADD of NIC `index` answered, if it is on record.
+fn stored_result(
+    record: &NetworkRecord,
+    index: u16,
+) -> Result<Option<Map<String, Value>>, NetworkError> {
+    let Some(nic) = record.nics.iter().find(|nic| nic.index == index) else {
+        return Ok(None);
+    };
+    let parsed = serde_json::from_str(&nic.cni_result);
+    parsed
+        .map(Some)
+        .map_err(|source| NetworkError::StoredResult {
+            ifname: nic.ifname.clone(),
+            source,
+        })
+}
