@@ -77,7 +77,13 @@ pub fn convert(
             let _ = fs::remove_file(path);
         }
     }
-    result
+    result.map_err(|error| match error {
+        LayerError::Read(source) if source.kind() == io::ErrorKind::StorageFull => {
+            let path = to.blob.to_owned();
+            LayerError::Write { path, source }
+        }
+        error => error,
+    })
 }
 
 fn write_all(
