@@ -23,14 +23,24 @@ pub(super) fn gc(host: &Host, args: &GcArgs) -> Result<(), Failure> {
     let failures: Vec<_> = collected.failures.into_iter().map(Failure::from).collect();
     if args.format.is_json() {
         let failed: Vec<_> = failures.iter().map(Failure::line).collect();
-        output::json(&json!({"removed": collected.items, "failed": failed, "dry_run": args.dry_run}))?;
+        output::json(
+            &json!({"removed": collected.items, "failed": failed, "dry_run": args.dry_run}),
+        )?;
     } else {
         for item in &collected.items {
             let kind = serde_json::to_value(item.kind).unwrap_or_default();
-            output::line(format_args!("{} {}", kind.as_str().unwrap_or_default(), item.name));
+            output::line(format_args!(
+                "{} {}",
+                kind.as_str().unwrap_or_default(),
+                item.name
+            ));
         }
         let total = ByteSize::from_bytes(collected.items.iter().map(|item| item.bytes).sum());
-        let verb = if args.dry_run { "would be removed" } else { "removed" };
+        let verb = if args.dry_run {
+            "would be removed"
+        } else {
+            "removed"
+        };
         output::note(format_args!("{} {verb}, {total}", collected.items.len()));
     }
     Failure::all(failures)

@@ -68,14 +68,20 @@ impl GlobalArgs {
         };
         let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
         let host_cpus = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Ok(flags.over(environment).over(file).decide(&here, host_cpus)?)
+        Ok(flags
+            .over(environment)
+            .over(file)
+            .decide(&here, host_cpus)?)
     }
 }
 
 fn read_config(path: &Path) -> Result<String, Failure> {
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(MAX_CONFIG).read_to_string(&mut text));
-    read.map_err(|source| Failure::ConfigFile { path: path.to_owned(), source })?;
+    read.map_err(|source| Failure::ConfigFile {
+        path: path.to_owned(),
+        source,
+    })?;
     Ok(text)
 }
 
@@ -88,22 +94,39 @@ pub(super) fn log_to(config: &Config) -> Result<(), Failure> {
         LogLevel::Error => LevelFilter::ERROR,
     };
     // What libraries say below a warning is for their authors, unless everything was asked for.
-    let libraries = if level == LevelFilter::DEBUG { level } else { level.min(LevelFilter::WARN) };
-    let filter = Targets::new().with_default(libraries).with_target("cocoon", level);
+    let libraries = if level == LevelFilter::DEBUG {
+        level
+    } else {
+        level.min(LevelFilter::WARN)
+    };
+    let filter = Targets::new()
+        .with_default(libraries)
+        .with_target("cocoon", level);
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer();
     // Another subscriber can only be there in tests, and then it is the right one.
     let _ = match &config.log.file {
         None => {
             let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            let layer = layer.with_writer(std::io::stderr).with_ansi(colours).with_target(false).without_time();
+            let layer = layer
+                .with_writer(std::io::stderr)
+                .with_ansi(colours)
+                .with_target(false)
+                .without_time();
             registry.with(layer).try_init()
         }
         Some(path) => {
             let file = OpenOptions::new().create(true).append(true).open(path);
-            let file = file.map_err(|source| Failure::LogFile { path: path.clone(), source })?;
+            let file = file.map_err(|source| Failure::LogFile {
+                path: path.clone(),
+                source,
+            })?;
             let layer = layer.with_writer(file).with_ansi(false);
-            if config.log.json { registry.with(layer.json()).try_init() } else { registry.with(layer).try_init() }
+            if config.log.json {
+                registry.with(layer.json()).try_init()
+            } else {
+                registry.with(layer).try_init()
+            }
         }
     };
     Ok(())

@@ -20,7 +20,14 @@ pub(super) enum Format {
 #[derive(Debug, clap::Args)]
 pub(super) struct FormatArgs {
     /// Output format
-    #[arg(short = 'o', long = "format", alias = "output", value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(
+        short = 'o',
+        long = "format",
+        alias = "output",
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
     pub(super) format: Format,
 }
 
@@ -49,7 +56,8 @@ pub(super) fn raw(bytes: &[u8]) -> Result<(), Failure> {
 
 /// Writes one JSON value, indented, to standard output.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::Output(error.into()))?;
+    let text =
+        serde_json::to_string_pretty(value).map_err(|error| Failure::Output(error.into()))?;
     line(text);
     Ok(())
 }
@@ -57,7 +65,10 @@ pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
 /// Writes rows under a header in left-aligned columns, two spaces apart.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) {
     let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        let cells = rows
+            .iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count());
         cells.chain([header[column].len()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..header.len()).map(width).collect();
@@ -68,13 +79,18 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) {
 }
 
 fn row<'a>(cells: impl Iterator<Item = &'a str>, widths: &[usize]) -> String {
-    let padded: Vec<_> = cells.zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+    let padded: Vec<_> = cells
+        .zip(widths)
+        .map(|(cell, width)| format!("{cell:<width$}"))
+        .collect();
     padded.join("  ").trim_end().to_owned()
 }
 
 /// A time as tables show it: local, to the second.
 pub(super) fn local_time(time: jiff::Timestamp) -> String {
-    time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    time.to_zoned(jiff::tz::TimeZone::system())
+        .strftime("%Y-%m-%d %H:%M:%S")
+        .to_string()
 }
 
 #[cfg(test)]
@@ -83,6 +99,9 @@ mod tests {
 
     #[test]
     fn columns_are_two_spaces_apart_and_lines_have_no_trailing_blanks() {
-        assert_eq!(row(["ID", "NAME", "X"].into_iter(), &[4, 6, 9]), "ID    NAME    X");
+        assert_eq!(
+            row(["ID", "NAME", "X"].into_iter(), &[4, 6, 9]),
+            "ID    NAME    X"
+        );
     }
 }

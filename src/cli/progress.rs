@@ -23,14 +23,23 @@ pub(super) struct PullProgress {
 impl PullProgress {
     /// Begins to show the pull of `reference`.
     pub(super) fn new(reference: &Reference) -> Self {
-        let bars = std::io::stderr().is_terminal().then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
-        Self { image: reference.to_string(), bars, layers: Mutex::default() }
+        let bars = std::io::stderr()
+            .is_terminal()
+            .then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
+        Self {
+            image: reference.to_string(),
+            bars,
+            layers: Mutex::default(),
+        }
     }
 
     /// Leaves the bars as they are and writes below them from now on.
     pub(super) fn finish(&self) {
         let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
-        layers.values().filter(|bar| !bar.is_finished()).for_each(ProgressBar::abandon);
+        layers
+            .values()
+            .filter(|bar| !bar.is_finished())
+            .for_each(ProgressBar::abandon);
     }
 
     fn say(&self, text: String) {
@@ -50,8 +59,15 @@ impl PullProgress {
 
     fn add(&self, layer: Digest, total: u64) {
         let Some(bars) = &self.bars else { return };
-        let bar = bars.add(ProgressBar::new(total).with_style(style()).with_prefix(layer.short()));
-        self.layers.lock().unwrap_or_else(PoisonError::into_inner).insert(layer, bar);
+        let bar = bars.add(
+            ProgressBar::new(total)
+                .with_style(style())
+                .with_prefix(layer.short()),
+        );
+        self.layers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(layer, bar);
     }
 
     /// The end of a layer: its bar's message, or a line.
@@ -68,14 +84,27 @@ impl Progress for PullProgress {
     fn event(&self, event: PullEvent<'_>) {
         match event {
             PullEvent::Resolved { manifest, layers } => {
-                self.say(format!("pulling {} ({}, {} layers)", self.image, manifest.short(), layers.len()));
-                layers.iter().for_each(|layer| self.add(layer.digest, layer.compressed_size));
+                self.say(format!(
+                    "pulling {} ({}, {} layers)",
+                    self.image,
+                    manifest.short(),
+                    layers.len()
+                ));
+                layers
+                    .iter()
+                    .for_each(|layer| self.add(layer.digest, layer.compressed_size));
             }
-            PullEvent::LayerWaiting { layer } => self.layer(layer, |bar| bar.set_message("waiting for another pull")),
+            PullEvent::LayerWaiting { layer } => {
+                self.layer(layer, |bar| bar.set_message("waiting for another pull"))
+            }
             PullEvent::LayerCached { layer } => self.end(layer, "already here"),
             PullEvent::LayerStarted { layer, .. } => self.layer(layer, |bar| bar.set_message("")),
             PullEvent::LayerAdvanced { layer, bytes } => self.layer(layer, |bar| bar.inc(bytes)),
-            PullEvent::Retry { layer, reason, delay } => self.say(retry(layer, reason, delay)),
+            PullEvent::Retry {
+                layer,
+                reason,
+                delay,
+            } => self.say(retry(layer, reason, delay)),
             PullEvent::LayerDone { layer, .. } => self.end(layer, "done"),
         }
     }
@@ -83,7 +112,10 @@ impl Progress for PullProgress {
 
 fn retry(layer: Option<Digest>, reason: &dyn std::error::Error, delay: Duration) -> String {
     let what = layer.map_or_else(|| "the manifest".to_owned(), |layer| layer.short());
-    format!("{what}: {reason}; trying again in {:.1} s", delay.as_secs_f32())
+    format!(
+        "{what}: {reason}; trying again in {:.1} s",
+        delay.as_secs_f32()
+    )
 }
 
 fn style() -> ProgressStyle {

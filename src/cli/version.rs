@@ -20,7 +20,8 @@ pub(super) fn version(args: &VersionArgs, engines: &[&'static dyn Engine]) -> Re
     let built = option_env!("COCOON_BUILT").unwrap_or("unknown");
     let platform = format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH);
     if args.format.is_json() {
-        let engine = |engine: &&dyn Engine| json!({"name": engine.name(), "version": engine.version()});
+        let engine =
+            |engine: &&dyn Engine| json!({"name": engine.name(), "version": engine.version()});
         return output::json(&json!({
             "version": version,
             "revision": revision,
@@ -29,10 +30,22 @@ pub(super) fn version(args: &VersionArgs, engines: &[&'static dyn Engine]) -> Re
             "engines": engines.iter().map(engine).collect::<Vec<_>>(),
         }));
     }
-    let listed: Vec<_> = engines.iter().map(|engine| format!("{} {}", engine.name(), engine.version())).collect();
-    let listed = if listed.is_empty() { "none".to_owned() } else { listed.join(", ") };
-    let rows =
-        [("Version:", version), ("Git hash:", revision), ("Built:", built), ("Engines:", &listed), ("OS/Arch:", &platform)];
+    let listed: Vec<_> = engines
+        .iter()
+        .map(|engine| format!("{} {}", engine.name(), engine.version()))
+        .collect();
+    let listed = if listed.is_empty() {
+        "none".to_owned()
+    } else {
+        listed.join(", ")
+    };
+    let rows = [
+        ("Version:", version),
+        ("Git hash:", revision),
+        ("Built:", built),
+        ("Engines:", &listed),
+        ("OS/Arch:", &platform),
+    ];
     for (label, value) in rows {
         output::line(format_args!("{label:<10}{value}"));
     }

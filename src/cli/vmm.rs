@@ -26,7 +26,9 @@ pub(super) fn run(args: &VmmArgs, engines: &[&'static dyn Engine]) -> ExitCode {
         let mut line = serde_json::to_vec(&report).unwrap_or_default();
         line.push(b'\n');
         // A parent that is gone needs no report; the VM runs on.
-        let _ = std::io::stdout().write_all(&line).and_then(|()| std::io::stdout().flush());
+        let _ = std::io::stdout()
+            .write_all(&line)
+            .and_then(|()| std::io::stdout().flush());
         // Nothing more is for the parent, who may be waiting for the pipe's end.
         let _ = rustix::stdio::dup2_stdout(std::io::stderr());
     };

@@ -1,4 +1,12 @@
-//! (in work)
+//! Images: from a registry to EROFS blobs that VMs share.
+//!
+//! ```text
+//! registry ─▶ sha-256 ─▶ decompress ─▶ sha-256 ─▶ layer ─▶ erofs ─▶ <root>/blobs/<layer hex>.erofs
+//!                                                   └─▶ boot files ─▶ <root>/boot/<layer hex>/
+//! ```
+//!
+//! Invariants: a blob under its final name is whole and verified; its boot files were there before
+//! it; and a recorded image's blobs are all there.
 
 pub mod blobs;
 pub mod cancel;
@@ -9,6 +17,7 @@ pub mod layer;
 pub mod manifest;
 pub mod progress;
 pub mod pull;
+pub mod records;
 pub mod reference;
 pub mod registry;
 pub mod retry;

@@ -63,7 +63,8 @@ pub enum ImageRecordError {
     },
 }
 
-const COLUMNS: &str = "name, digest, size, architecture, kernel_layer, initrd_layer, created_at, built_at";
+const COLUMNS: &str =
+    "name, digest, size, architecture, kernel_layer, initrd_layer, created_at, built_at";
 
 /// Records an image, in place of an older one of the same name.
 ///
@@ -71,7 +72,8 @@ const COLUMNS: &str = "name, digest, size, architecture, kernel_layer, initrd_la
 /// The database failed.
 pub fn put(tx: &Transaction<'_>, image: &ImageRecord) -> Result<(), DatabaseError> {
     let failed = statement("record an image");
-    tx.execute("DELETE FROM images WHERE name = ?1", [&image.name]).map_err(&failed)?;
+    tx.execute("DELETE FROM images WHERE name = ?1", [&image.name])
+        .map_err(&failed)?;
     tx.execute(
         &format!("INSERT INTO images ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"),
         params![
@@ -90,7 +92,12 @@ pub fn put(tx: &Transaction<'_>, image: &ImageRecord) -> Result<(), DatabaseErro
     for (position, layer) in (0i64..).zip(&image.layers) {
         tx.execute(
             "INSERT INTO image_layers VALUES (?1, ?2, ?3, ?4)",
-            params![image.name, position, layer.digest.to_string(), layer.diff_id.to_string()],
+            params![
+                image.name,
+                position,
+                layer.digest.to_string(),
+                layer.diff_id.to_string()
+            ],
         )
         .map_err(&failed)?;
     }
@@ -102,7 +109,9 @@ pub fn put(tx: &Transaction<'_>, image: &ImageRecord) -> Result<(), DatabaseErro
 /// # Errors
 /// The database failed.
 pub fn delete(tx: &Transaction<'_>, name: &str) -> Result<(), DatabaseError> {
-    tx.execute("DELETE FROM images WHERE name = ?1", [name]).map(drop).map_err(statement("remove an image"))
+    tx.execute("DELETE FROM images WHERE name = ?1", [name])
+        .map(drop)
+        .map_err(statement("remove an image"))
 }
 
 /// Every image, by name.
@@ -112,8 +121,11 @@ pub fn delete(tx: &Transaction<'_>, name: &str) -> Result<(), DatabaseError> {
 pub fn list(tx: &Transaction<'_>) -> Result<Vec<ImageRecord>, DatabaseError> {
     let query = format!("SELECT {COLUMNS} FROM images ORDER BY name");
     let mut statement_ = tx.prepare(&query).map_err(statement("list images"))?;
-    let rows = statement_.query_map([], |row| Ok(from_row(tx, row))).map_err(statement("list images"))?;
-    rows.map(|row| row.map_err(statement("list images"))?).collect()
+    let rows = statement_
+        .query_map([], |row| Ok(from_row(tx, row)))
+        .map_err(statement("list images"))?;
+    rows.map(|row| row.map_err(statement("list images"))?)
+        .collect()
 }
 
 /// The image with exactly this normalised name.
@@ -133,7 +145,11 @@ pub fn get(tx: &Transaction<'_>, name: &str) -> Result<Option<ImageRecord>, Data
 ///
 /// # Errors
 /// No image fits, or images with different digests do, or the database failed.
-pub fn resolve(tx: &Transaction<'_>, typed: &str, normalised: Option<&str>) -> Result<ImageRecord, ImageRecordError> {
+pub fn resolve(
+    tx: &Transaction<'_>,
+    typed: &str,
+    normalised: Option<&str>,
+) -> Result<ImageRecord, ImageRecordError> {
     if let Some(image) = normalised.map(|name| get(tx, name)).transpose()?.flatten() {
         return Ok(image);
     }
@@ -142,12 +158,22 @@ pub fn resolve(tx: &Transaction<'_>, typed: &str, normalised: Option<&str>) -> R
     if hex.len() < SHORTEST_DIGEST || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(not_found());
     }
-    let mut found: Vec<_> = list(tx)?.into_iter().filter(|image| image.digest.hex().starts_with(hex)).collect();
+    let mut found: Vec<_> = list(tx)?
+        .into_iter()
+        .filter(|image| image.digest.hex().starts_with(hex))
+        .collect();
     if found.iter().any(|image| image.digest != found[0].digest) {
         let candidates = found.into_iter().map(|image| image.name).collect();
-        return Err(ImageRecordError::Ambiguous { reference: typed.to_owned(), candidates });
+        return Err(ImageRecordError::Ambiguous {
+            reference: typed.to_owned(),
+            candidates,
+        });
     }
-    if found.is_empty() { Err(not_found()) } else { Ok(found.swap_remove(0)) }
+    if found.is_empty() {
+        Err(not_found())
+    } else {
+        Ok(found.swap_remove(0))
+    }
 }
 
 /// Every layer that some image needs.
@@ -155,14 +181,21 @@ pub fn resolve(tx: &Transaction<'_>, typed: &str, normalised: Option<&str>) -> R
 /// # Errors
 /// The database failed.
 pub fn needed_blobs(tx: &Transaction<'_>) -> Result<Vec<Digest>, DatabaseError> {
-    let mut statement_ =
-        tx.prepare("SELECT DISTINCT digest FROM image_layers").map_err(statement("list layers"))?;
-    let rows = statement_.query_map([], |row| row.get::<_, String>(0)).map_err(statement("list layers"))?;
-    rows.map(|row| parse("digest", &row.map_err(statement("list layers"))?)).collect()
+    let mut statement_ = tx
+        .prepare("SELECT DISTINCT digest FROM image_layers")
+        .map_err(statement("list layers"))?;
+    let rows = statement_
+        .query_map([], |row| row.get::<_, String>(0))
+        .map_err(statement("list layers"))?;
+    rows.map(|row| parse("digest", &row.map_err(statement("list layers"))?))
+        .collect()
 }
 
 fn from_row(tx: &Transaction<'_>, row: &Row<'_>) -> Result<ImageRecord, DatabaseError> {
-    let text = |index| row.get::<_, String>(index).map_err(statement("read an image"));
+    let text = |index| {
+        row.get::<_, String>(index)
+            .map_err(statement("read an image"))
+    };
     let name = text(0)?;
     let size: i64 = row.get(2).map_err(statement("read an image"))?;
     Ok(ImageRecord {
@@ -181,14 +214,21 @@ fn from_row(tx: &Transaction<'_>, row: &Row<'_>) -> Result<ImageRecord, Database
 fn layers_of(tx: &Transaction<'_>, name: &str) -> Result<Vec<ImageLayer>, DatabaseError> {
     let failed = statement("read the layers of an image");
     let mut statement_ = tx
-        .prepare_cached("SELECT digest, diff_id FROM image_layers WHERE image = ?1 ORDER BY position")
+        .prepare_cached(
+            "SELECT digest, diff_id FROM image_layers WHERE image = ?1 ORDER BY position",
+        )
         .map_err(&failed)?;
     let rows = statement_
-        .query_map([name], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
+        .query_map([name], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+        })
         .map_err(&failed)?;
     rows.map(|row| {
         let (digest, diff_id) = row.map_err(&failed)?;
-        Ok(ImageLayer { digest: parse("digest", &digest)?, diff_id: parse("digest", &diff_id)? })
+        Ok(ImageLayer {
+            digest: parse("digest", &digest)?,
+            diff_id: parse("digest", &diff_id)?,
+        })
     })
     .collect()
 }
@@ -199,7 +239,10 @@ mod tests {
     use crate::store::{Database, Durability};
 
     fn image(name: &str, content: &[u8]) -> ImageRecord {
-        let layer = |n: &[u8]| ImageLayer { digest: Digest::of(n), diff_id: Digest::of(n) };
+        let layer = |n: &[u8]| ImageLayer {
+            digest: Digest::of(n),
+            diff_id: Digest::of(n),
+        };
         ImageRecord {
             name: name.into(),
             digest: Digest::of(content),
@@ -216,14 +259,20 @@ mod tests {
     fn database(dir: &std::path::Path, images: &[ImageRecord]) -> Database {
         std::fs::create_dir(dir.join("locks")).unwrap();
         let mut db = Database::open(dir).unwrap();
-        db.write(Durability::Full, |tx| images.iter().try_for_each(|image| put(tx, image))).unwrap();
+        db.write(Durability::Full, |tx| {
+            images.iter().try_for_each(|image| put(tx, image))
+        })
+        .unwrap();
         db
     }
 
     #[test]
     fn an_image_reads_back_as_written_and_the_newer_replaces_the_older() {
         let dir = tempfile::tempdir().unwrap();
-        let mut db = database(dir.path(), &[image("a", b"1"), image("b", b"2"), image("a", b"3")]);
+        let mut db = database(
+            dir.path(),
+            &[image("a", b"1"), image("b", b"2"), image("a", b"3")],
+        );
         assert_eq!(db.read(list).unwrap(), [image("a", b"3"), image("b", b"2")]);
         let mut needed = db.read(needed_blobs).unwrap();
         needed.sort();
@@ -235,13 +284,23 @@ mod tests {
     #[test]
     fn an_image_is_found_by_name_and_by_digest() {
         let dir = tempfile::tempdir().unwrap();
-        let mut db = database(dir.path(), &[image("a", b"1"), image("same", b"1"), image("b", b"2")]);
+        let mut db = database(
+            dir.path(),
+            &[image("a", b"1"), image("same", b"1"), image("b", b"2")],
+        );
         let mut resolve = |typed: &str| db.read(|tx| resolve(tx, typed, Some(typed)));
         let hex = Digest::of(b"2").hex();
         assert_eq!(resolve("a").unwrap().name, "a");
         assert_eq!(resolve(&hex).unwrap().name, "b");
-        assert_eq!(resolve(&format!("sha256:{}", &hex[..12])).unwrap().name, "b");
-        assert_eq!(resolve(&Digest::of(b"1").short()).unwrap().digest, Digest::of(b"1"), "two names, one image");
+        assert_eq!(
+            resolve(&format!("sha256:{}", &hex[..12])).unwrap().name,
+            "b"
+        );
+        assert_eq!(
+            resolve(&Digest::of(b"1").short()).unwrap().digest,
+            Digest::of(b"1"),
+            "two names, one image"
+        );
         assert!(resolve(&hex[..11]).is_err(), "too short a digest");
         assert!(resolve("nothing").is_err());
     }

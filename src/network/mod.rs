@@ -3,13 +3,10 @@
 //! ```text
 //!  host                      │ /var/run/netns/cocoon-<vm id>
 //!  CNI's bridge, overlay ────┼── eth<i> ◀═ redirect ═▶ tap<i> ◀── the VM process, for the guest
-//!                            │
-//!  CNI's leases              │ <root>/net/<vm id>: the claim, by which all of this is removed
 //! ```
 //!
-//! In the order of a VM's life: [`Conflist::find`], [`plan()`], [`Claims::put`], [`setup()`] (and
-//! again `put` as each NIC is known), [`quiesce`] and [`wake`] as it stops and starts, [`is_intact`]
-//! and [`rebuild`] before it starts, [`teardown()`], [`Claims::remove`].
+//! In the order of a VM's life: [`Conflist::find`], [`plan()`], [`setup()`], [`quiesce`] and [`wake`] as it stops and starts, [`is_intact`]
+//! and [`rebuild`] before it starts, [`teardown()`].
 //!
 //! Invariants:
 //! - The thread that calls a function of this module is in the host's network namespace, before and
@@ -17,19 +14,18 @@
 //! - Calls for one VM come one after the other (the caller holds its operation lock); different VMs
 //!   never wait for each other here, only in their plugins.
 
-pub mod claims;
 pub mod cni;
 pub mod conflist;
 pub mod error;
 mod netlink;
 pub mod plan;
 pub mod plugin;
+pub mod records;
 pub mod redirect;
 pub mod result;
 pub mod setup;
 pub mod teardown;
 
-pub use claims::{Claims, list_netns};
 pub use cni::Plugins;
 pub use conflist::Conflist;
 pub use error::{NetworkError, SetupError, TeardownError};

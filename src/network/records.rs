@@ -14,11 +14,16 @@ use crate::units::VmId;
 /// # Errors
 /// The database failed.
 pub fn put(tx: &Transaction<'_>, network: &NetworkRecord) -> Result<(), DatabaseError> {
-    let json = serde_json::to_string(network)
-        .map_err(|error| DatabaseError::Value { what: "network", value: error.to_string() })?;
-    tx.execute("INSERT OR REPLACE INTO networks VALUES (?1, ?2)", params![network.vm.to_string(), json])
-        .map(drop)
-        .map_err(statement("record a network"))
+    let json = serde_json::to_string(network).map_err(|error| DatabaseError::Value {
+        what: "network",
+        value: error.to_string(),
+    })?;
+    tx.execute(
+        "INSERT OR REPLACE INTO networks VALUES (?1, ?2)",
+        params![network.vm.to_string(), json],
+    )
+    .map(drop)
+    .map_err(statement("record a network"))
 }
 
 /// The network of a VM.
@@ -26,11 +31,15 @@ pub fn put(tx: &Transaction<'_>, network: &NetworkRecord) -> Result<(), Database
 /// # Errors
 /// The database failed or holds what no network is.
 pub fn get(tx: &Transaction<'_>, vm: VmId) -> Result<Option<NetworkRecord>, DatabaseError> {
-    tx.query_row("SELECT record FROM networks WHERE vm = ?1", [vm.to_string()], |row| row.get(0))
-        .optional()
-        .map_err(statement("read a network"))?
-        .map(from_json)
-        .transpose()
+    tx.query_row(
+        "SELECT record FROM networks WHERE vm = ?1",
+        [vm.to_string()],
+        |row| row.get(0),
+    )
+    .optional()
+    .map_err(statement("read a network"))?
+    .map(from_json)
+    .transpose()
 }
 
 /// Every network, with its VM.
@@ -39,9 +48,13 @@ pub fn get(tx: &Transaction<'_>, vm: VmId) -> Result<Option<NetworkRecord>, Data
 /// The database failed or holds what no network is.
 pub fn list(tx: &Transaction<'_>) -> Result<Vec<(VmId, NetworkRecord)>, DatabaseError> {
     let failed = statement("list networks");
-    let mut statement_ = tx.prepare("SELECT vm, record FROM networks").map_err(&failed)?;
+    let mut statement_ = tx
+        .prepare("SELECT vm, record FROM networks")
+        .map_err(&failed)?;
     let rows = statement_
-        .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
+        .query_map([], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+        })
         .map_err(&failed)?;
     rows.map(|row| {
         let (vm, json) = row.map_err(&failed)?;
@@ -51,5 +64,8 @@ pub fn list(tx: &Transaction<'_>) -> Result<Vec<(VmId, NetworkRecord)>, Database
 }
 
 fn from_json(json: String) -> Result<NetworkRecord, DatabaseError> {
-    serde_json::from_str(&json).map_err(|_| DatabaseError::Value { what: "network", value: json })
+    serde_json::from_str(&json).map_err(|_| DatabaseError::Value {
+        what: "network",
+        value: json,
+    })
 }

@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixStream;
 
 use super::{Error, Host, list};
-use crate::console::socket;
+use crate::console;
 use crate::units::VmId;
 use crate::vm::VmState;
 
@@ -16,6 +16,8 @@ pub fn attach(host: &Host, id: VmId) -> Result<UnixStream, Error> {
     if vm.state != VmState::Running {
         return Err(Error::NotRunning(vm.name));
     }
-    socket::connect(&host.layout.vm(id).console_socket())
-        .map_err(|error| Error::Console { name: vm.name, source: Box::new(error) })
+    console::connect(&host.layout.vm(id).console_socket()).map_err(|error| Error::Console {
+        name: vm.name,
+        source: Box::new(error),
+    })
 }

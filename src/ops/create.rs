@@ -12,9 +12,8 @@ use rusqlite::Transaction;
 
 use super::undo::Undo;
 use super::{Error, Host, disk, remove, require_root};
-use crate::image::records as images;
 use crate::image::reference::Reference;
-use crate::network::{self, Conflist};
+use crate::network::{self, Conflist, NetworkError};
 use crate::store::Durability;
 use crate::store::lock::{ReferencesLock, VmLock};
 use crate::sys::interrupt::Interrupt;
@@ -99,24 +98,48 @@ fn plan(host: &Host, request: Request) -> Result<Plan, Error> {
     let engine = host.engine(request.engine)?.name();
     let conflist = match request.nics {
         0 => None,
-        _ => Some(Conflist::find(&host.config.cni_conf_dir)?),
+        _ => {
+            let conflist = Conflist::find(&host.config.cni_conf_dir)?;
+            host.plugins().check(&conflist).map_err(NetworkError::from)?;
+            Some(conflist)
+        }
     };
-    Ok(Plan { request, engine, conflist })
+    Ok(Plan {
+        request,
+        engine,
+        conflist,
+    })
 }
 
 fn check_numbers(request: &Request) -> Result<(), Error> {
     let bad = |what, rule: String, given: String| Err(Error::BadRequest { what, rule, given });
     if !(1..=MAX_CPU).contains(&request.cpu) {
-        return bad("--cpu", format!("between 1 and {MAX_CPU}"), request.cpu.to_string());
+        return bad(
+            "--cpu",
+            format!("between 1 and {MAX_CPU}"),
+            request.cpu.to_string(),
+        );
     }
     if request.memory < MIN_MEMORY {
-        return bad("--memory", format!("at least {MIN_MEMORY}"), request.memory.to_string());
+        return bad(
+            "--memory",
+            format!("at least {MIN_MEMORY}"),
+            request.memory.to_string(),
+        );
     }
     if request.storage < MIN_STORAGE {
-        return bad("--storage", format!("at least {MIN_STORAGE}"), request.storage.to_string());
+        return bad(
+            "--storage",
+            format!("at least {MIN_STORAGE}"),
+            request.storage.to_string(),
+        );
     }
     if request.nics > MAX_NICS {
-        return bad("--nics", format!("at most {MAX_NICS}"), request.nics.to_string());
+        return bad(
+            "--nics",
+            format!("at most {MAX_NICS}"),
+            request.nics.to_string(),
+        );
     }
     Ok(())
 }
@@ -128,12 +151,22 @@ fn reserve(host: &Host, plan: Plan) -> Result<Reserved, Error> {
         let config = resolve_config(host, tx, &plan)?;
         match &plan.request.name {
             Some(name) => records::reserve(tx, &lock, name, &config, now)?,
-            None => records::reserve(tx, &lock, &default_name(tx, &plan.request.image)?, &config, now)?,
+            None => records::reserve(
+                tx,
+                &lock,
+                &default_name(tx, &plan.request.image)?,
+                &config,
+                now,
+            )?,
         }
         Ok::<_, Error>(config)
     });
     match reserved {
-        Ok(config) => Ok(Reserved { lock, config, conflist: plan.conflist }),
+        Ok(config) => Ok(Reserved {
+            lock,
+            config,
+            conflist: plan.conflist,
+        }),
         Err(error) => {
             let failures = lock.retire().err().map(Error::from).into_iter().collect();
             Err(error.and_not_undone(failures))
@@ -147,13 +180,26 @@ fn resolve_config(host: &Host, tx: &Transaction<'_>, plan: &Plan) -> Result<VmCo
     let image = super::images::resolve(tx, &request.image)?;
     if image.layers.len() > MAX_LAYERS {
         let rule = format!("at most {MAX_LAYERS}, each is a disk");
-        return Err(Error::BadRequest { what: "the number of the image's layers", rule, given: image.layers.len().to_string() });
+        return Err(Error::BadRequest {
+            what: "the number of the image's layers",
+            rule,
+            given: image.layers.len().to_string(),
+        });
     }
-    let files = image.layers.iter().map(|layer| host.layout.blob(&layer.digest));
-    let boot = [host.layout.kernel(&image.kernel_layer), host.layout.initrd(&image.initrd_layer)];
+    let files = image
+        .layers
+        .iter()
+        .map(|layer| host.layout.blob(&layer.digest));
+    let boot = [
+        host.layout.kernel(&image.kernel_layer),
+        host.layout.initrd(&image.initrd_layer),
+    ];
     for path in files.chain(boot) {
         if !is_filled(&path) {
-            return Err(Error::BlobMissing { image: image.name, path });
+            return Err(Error::BlobMissing {
+                image: image.name,
+                path,
+            });
         }
     }
     Ok(VmConfig {
@@ -173,12 +219,15 @@ fn resolve_config(host: &Host, tx: &Transaction<'_>, plan: &Plan) -> Result<VmCo
 }
 
 fn is_filled(path: &Path) -> bool {
-    path.metadata().is_ok_and(|file| file.is_file() && file.len() > 0)
+    path.metadata()
+        .is_ok_and(|file| file.is_file() && file.len() > 0)
 }
 
 /// `cocoon-<image>`, with the first free number behind it where that is taken.
 fn default_name(tx: &Transaction<'_>, image: &str) -> Result<VmName, Error> {
-    let text = image.parse::<Reference>().map_or_else(|_| image.to_owned(), |image| image.default_vm_name());
+    let text = image
+        .parse::<Reference>()
+        .map_or_else(|_| image.to_owned(), |image| image.default_vm_name());
     let base = VmName::from_text(&format!("cocoon-{text}"), SUFFIX_ROOM);
     let mut name = base.clone();
     for suffix in 2.. {
@@ -190,7 +239,12 @@ fn default_name(tx: &Transaction<'_>, image: &str) -> Result<VmName, Error> {
     Ok(name)
 }
 
-fn prepare<'a>(host: &'a Host, vm: &'a Reserved, undo: &mut Undo<'a>, interrupt: &Interrupt) -> Result<(), Error> {
+fn prepare<'a>(
+    host: &'a Host,
+    vm: &'a Reserved,
+    undo: &mut Undo<'a>,
+    interrupt: &Interrupt,
+) -> Result<(), Error> {
     let id = vm.lock.id();
     let layout = host.layout.vm(id);
     undo.push({
@@ -205,17 +259,26 @@ fn prepare<'a>(host: &'a Host, vm: &'a Reserved, undo: &mut Undo<'a>, interrupt:
     if interrupt.is_raised() {
         return Err(Error::Interrupted);
     }
-    let created = |tx: &Transaction<'_>| records::set_state(tx, &vm.lock, VmState::Created, None, Timestamp::now());
+    let created = |tx: &Transaction<'_>| {
+        records::set_state(tx, &vm.lock, VmState::Created, None, Timestamp::now())
+    };
     Ok(host.database()?.write(Durability::Full, created)?)
 }
 
-fn make_network<'a>(host: &'a Host, vm: &'a Reserved, conflist: &Conflist, undo: &mut Undo<'a>) -> Result<(), Error> {
+fn make_network<'a>(
+    host: &'a Host,
+    vm: &'a Reserved,
+    conflist: &Conflist,
+    undo: &mut Undo<'a>,
+) -> Result<(), Error> {
     let id = vm.lock.id();
     let mut db = host.database()?;
-    let mut save = |record: &network::NetworkRecord| db.write(Durability::Full, |tx| network::records::put(tx, record));
+    let mut save = |record: &network::NetworkRecord| {
+        db.write(Durability::Full, |tx| network::records::put(tx, record))
+    };
     let planned = network::plan(id, conflist, vm.config.nics, spec::queues(vm.config.cpu));
     save(&planned)?;
     undo.push(move || remove::take_down_network(host, id));
-    network::setup(planned, &host.config.cni_bin_dir, &mut |record| save(record).map_err(network::SaveError::new))?;
+    network::setup(&host.plugins(), &planned, &mut |record| Ok(save(record)?))?;
     Ok(())
 }

@@ -10,8 +10,14 @@ use crate::units::ByteSize;
 
 /// No journal replay, no reserved blocks, and tables zeroed when first used: formatting 10 GiB
 /// writes some 400 KiB.
-const MKFS_OPTIONS: [&str; 6] =
-    ["-F", "-q", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,discard"];
+const MKFS_OPTIONS: [&str; 6] = [
+    "-F",
+    "-q",
+    "-m",
+    "0",
+    "-E",
+    "lazy_itable_init=1,lazy_journal_init=1,discard",
+];
 
 /// Makes the disk at `path`.
 ///
@@ -19,13 +25,29 @@ const MKFS_OPTIONS: [&str; 6] =
 /// The file cannot be made, or `mkfs.ext4` is missing or fails; a file that was made stays for the
 /// caller to remove with its folder.
 pub(super) fn make(path: &Path, size: ByteSize) -> Result<(), Error> {
-    let failed = |source| Error::File { action: "make the disk", path: path.to_owned(), source };
-    let open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    open.and_then(|file| file.set_len(size.bytes())).map_err(failed)?;
-    let output = Command::new("mkfs.ext4").args(MKFS_OPTIONS).arg(path).output().map_err(Error::NoMkfs)?;
+    let failed = |source| Error::File {
+        action: "make the disk",
+        path: path.to_owned(),
+        source,
+    };
+    let open = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path);
+    open.and_then(|file| file.set_len(size.bytes()))
+        .map_err(failed)?;
+    let output = Command::new("mkfs.ext4")
+        .args(MKFS_OPTIONS)
+        .arg(path)
+        .output()
+        .map_err(Error::NoMkfs)?;
     if output.status.success() {
         return Ok(());
     }
     let output = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Error::Format { path: path.to_owned(), output })
+    Err(Error::Format {
+        path: path.to_owned(),
+        output,
+    })
 }

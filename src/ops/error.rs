@@ -3,10 +3,12 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::image::blobs::BlobError;
 use crate::image::pull::PullError;
 use crate::image::records::ImageRecordError;
 use crate::image::reference::InvalidReference;
-use crate::network::{ConflistError, NetworkError};
+use crate::network::conflist::ConflistError;
+use crate::network::{NetworkError, SetupError, TeardownError};
 use crate::store::DatabaseError;
 use crate::store::layout::LayoutError;
 use crate::store::lock::LockError;
@@ -20,7 +22,10 @@ use crate::vmm::launch::LaunchError;
 
 /// A failed operation.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it, and the fields are what they name")]
+#[expect(
+    missing_docs,
+    reason = "the messages say it, and the fields are what they name"
+)]
 pub enum Error {
     #[error("this needs root: it makes network namespaces, TAP devices and KVM guests")]
     NotRoot,
@@ -31,7 +36,11 @@ pub enum Error {
     #[error("this build of cocoon does not link the {0} engine")]
     EngineNotLinked(EngineName),
     #[error("{what} must be {rule}, not {given}")]
-    BadRequest { what: &'static str, rule: String, given: String },
+    BadRequest {
+        what: &'static str,
+        rule: String,
+        given: String,
+    },
     #[error("VM {name} is {state}")]
     WrongState { name: VmName, state: VmState },
     #[error("VM {0} is running")]
@@ -47,7 +56,12 @@ pub enum Error {
     #[error("{needed} of huge pages are needed, but only {free} are free")]
     HugepagesShort { needed: ByteSize, free: ByteSize },
     #[error("cannot {action} {}", path.display())]
-    File { action: &'static str, path: PathBuf, #[source] source: io::Error },
+    File {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("mkfs.ext4 could not format {}: {output}", path.display())]
     Format { path: PathBuf, output: String },
     #[error("cannot run mkfs.ext4")]
@@ -59,9 +73,17 @@ pub enum Error {
     #[error("cannot read random bytes")]
     Random(#[source] io::Error),
     #[error("cannot attach to the console of VM {name}")]
-    Console { name: VmName, #[source] source: Box<dyn std::error::Error + Send + Sync> },
-    #[error("{0}; taking back what had been done failed too: {}", .1.join("; "))]
-    NotUndone(Box<Error>, Vec<String>),
+    Console {
+        name: VmName,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("what had been done could not all be taken back ({})", failures.join("; "))]
+    NotUndone {
+        #[source]
+        source: Box<Error>,
+        failures: Vec<String>,
+    },
     #[error(transparent)]
     Layout(#[from] LayoutError),
     #[error(transparent)]
@@ -75,11 +97,17 @@ pub enum Error {
     #[error(transparent)]
     Reference(#[from] InvalidReference),
     #[error(transparent)]
-    Pull(#[from] PullError),
+    Blobs(#[from] BlobError),
+    #[error(transparent)]
+    Pull(#[from] Box<PullError>),
     #[error(transparent)]
     Conflist(#[from] ConflistError),
     #[error(transparent)]
     Network(#[from] NetworkError),
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    #[error(transparent)]
+    Teardown(#[from] TeardownError),
     #[error(transparent)]
     Kvm(#[from] KvmError),
     #[error(transparent)]
@@ -98,7 +126,10 @@ impl Error {
         if failures.is_empty() {
             return self;
         }
-        Self::NotUndone(Box::new(self), failures.iter().map(chain).collect())
+        Self::NotUndone {
+            source: Box::new(self),
+            failures: failures.iter().map(chain).collect(),
+        }
     }
 }
 

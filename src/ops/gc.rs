@@ -87,8 +87,14 @@ fn collect_vms(host: &Host, dry_run: bool, collected: &mut Collected) -> Result<
             continue;
         }
         // Whoever holds the lock is still at it.
-        let Some(lock) = VmLock::take(&host.layout, record.id)? else { continue };
-        collected.items.push(Item { kind: Kind::Vm, name: record.id.to_string(), bytes: 0 });
+        let Some(lock) = VmLock::take(&host.layout, record.id)? else {
+            continue;
+        };
+        collected.items.push(Item {
+            kind: Kind::Vm,
+            name: record.id.to_string(),
+            bytes: 0,
+        });
         if !dry_run {
             collected.failures.extend(finish_vm(host, lock).err());
         }
@@ -98,7 +104,12 @@ fn collect_vms(host: &Host, dry_run: bool, collected: &mut Collected) -> Result<
 
 fn finish_vm(host: &Host, lock: VmLock) -> Result<(), Error> {
     if list::is_alive(host, lock.id())? {
-        stop::stop_locked(host, &lock, Manner::Force, &Interrupt::never().map_err(Error::Wait)?)?;
+        stop::stop_locked(
+            host,
+            &lock,
+            Manner::Force,
+            &Interrupt::never().map_err(Error::Wait)?,
+        )?;
     }
     remove::finish(host, lock)
 }
@@ -112,13 +123,20 @@ struct Referred {
 fn collect_files(host: &Host, dry_run: bool, collected: &mut Collected) -> Result<(), Error> {
     let referred = host.database()?.read(|tx| {
         let vms = records::list(tx)?.into_iter().map(|vm| vm.id).collect();
-        let blobs = images::needed_blobs(tx)?.into_iter().chain(records::pinned_blobs(tx)?).collect();
+        let blobs = images::needed_blobs(tx)?
+            .into_iter()
+            .chain(records::pinned_blobs(tx)?)
+            .collect();
         Ok::<_, Error>(Referred { vms, blobs })
     })?;
     let layout = &host.layout;
     let is_vm = |name: &str| name.parse().is_ok_and(|id| referred.vms.contains(&id));
     let is_lock = |name: &str| vm_of_lock_file(name).is_none_or(|id| referred.vms.contains(&id));
-    let is_layer = |hex: &str| format!("sha256:{hex}").parse().is_ok_and(|digest| referred.blobs.contains(&digest));
+    let is_layer = |hex: &str| {
+        format!("sha256:{hex}")
+            .parse()
+            .is_ok_and(|digest| referred.blobs.contains(&digest))
+    };
     let is_blob = |name: &str| name.strip_suffix(".erofs").is_some_and(is_layer);
     let places: [(PathBuf, Kind, &dyn Fn(&str) -> bool); 6] = [
         (layout.vms(), Kind::VmFolder, &is_vm),
@@ -129,8 +147,15 @@ fn collect_files(host: &Host, dry_run: bool, collected: &mut Collected) -> Resul
         (layout.staging(), Kind::Staged, &|_| false),
     ];
     for (folder, kind, is_referred) in places {
-        for path in entries(&folder)?.into_iter().filter(|path| !name_of(path).is_some_and(is_referred)) {
-            collected.items.push(Item { kind, name: path.display().to_string(), bytes: bytes_in(&path) });
+        for path in entries(&folder)?
+            .into_iter()
+            .filter(|path| !name_of(path).is_some_and(is_referred))
+        {
+            collected.items.push(Item {
+                kind,
+                name: path.display().to_string(),
+                bytes: bytes_in(&path),
+            });
             if !dry_run {
                 collected.failures.extend(remove_path(&path).err());
             }
@@ -145,23 +170,36 @@ fn name_of(path: &Path) -> Option<&str> {
 
 /// What a folder holds, sorted; nothing for a folder that does not exist.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let failed = |source| Error::File { action: "list", path: folder.to_owned(), source };
+    let failed = |source| Error::File {
+        action: "list",
+        path: folder.to_owned(),
+        source,
+    };
     let found = match std::fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         found => found.map_err(failed)?,
     };
-    let mut paths = found.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let mut paths = found
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(failed)?;
     paths.sort();
     Ok(paths)
 }
 
 fn remove_path(path: &Path) -> Result<(), Error> {
     let is_folder = path.symlink_metadata().is_ok_and(|file| file.is_dir());
-    let removed = if is_folder { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+    let removed = if is_folder {
+        std::fs::remove_dir_all(path)
+    } else {
+        std::fs::remove_file(path)
+    };
     match removed {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(Error::File { action: "remove", path: path.to_owned(), source })
-        }
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::File {
+            action: "remove",
+            path: path.to_owned(),
+            source,
+        }),
         _ => Ok(()),
     }
 }
@@ -169,7 +207,9 @@ fn remove_path(path: &Path) -> Result<(), Error> {
 /// Bytes that a file or a folder occupies; what cannot be looked at counts as nothing.
 fn bytes_in(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let Ok(metadata) = path.symlink_metadata() else { return 0 };
+    let Ok(metadata) = path.symlink_metadata() else {
+        return 0;
+    };
     if !metadata.is_dir() {
         return metadata.blocks() * 512; // st_blocks counts 512-byte units, see stat(2)
     }

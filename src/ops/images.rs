@@ -14,7 +14,10 @@ use crate::vm::records as vms;
 /// # Errors
 /// No image fits, or several do.
 pub(super) fn resolve(tx: &Transaction<'_>, typed: &str) -> Result<ImageRecord, ImageRecordError> {
-    let normalised = typed.parse::<Reference>().ok().map(|reference| reference.to_string());
+    let normalised = typed
+        .parse::<Reference>()
+        .ok()
+        .map(|reference| reference.to_string());
     records::resolve(tx, typed, normalised.as_deref())
 }
 
@@ -53,16 +56,25 @@ pub fn remove(host: &Host, typed: &[String]) -> Result<Vec<Removed>, Error> {
         for typed in typed {
             let name = match resolve(tx, typed) {
                 // The same name given twice is removed once.
-                Err(ImageRecordError::NotFound(_)) if removed.iter().any(|done| same(&done.name, typed)) => continue,
+                Err(ImageRecordError::NotFound(_))
+                    if removed.iter().any(|done| same(&done.name, typed)) =>
+                {
+                    continue;
+                }
                 image => image?.name,
             };
             records::delete(tx, &name)?;
-            removed.push(Removed { kept_for: vms::users_of_image(tx, &name)?, name });
+            removed.push(Removed {
+                kept_for: vms::users_of_image(tx, &name)?,
+                name,
+            });
         }
         Ok(removed)
     })
 }
 
 fn same(name: &str, typed: &str) -> bool {
-    typed.parse::<Reference>().is_ok_and(|reference| reference.to_string() == name)
+    typed
+        .parse::<Reference>()
+        .is_ok_and(|reference| reference.to_string() == name)
 }

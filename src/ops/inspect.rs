@@ -74,7 +74,9 @@ pub fn summary(host: &Host, vm: &Observed) -> Value {
 }
 
 fn networks(vm: &Observed) -> Vec<Value> {
-    let Some(network) = &vm.network else { return Vec::new() };
+    let Some(network) = &vm.network else {
+        return Vec::new();
+    };
     let nic = |nic: &crate::network::NicRecord| {
         json!({
             "ifname": nic.ifname,

@@ -9,8 +9,8 @@ use crate::network::{self, NetworkRecord};
 use crate::store::Durability;
 use crate::sys::flock::FileLock;
 use crate::units::VmId;
-use crate::vm::records::{self, VmRecord};
 use crate::vm::VmState;
+use crate::vm::records::{self, VmRecord};
 
 /// The reason recorded for a VM whose process died without a word.
 const DIED: &str = "the VM process died";
@@ -37,12 +37,17 @@ impl Observed {
 /// # Errors
 /// The database failed.
 pub fn list(host: &Host) -> Result<Vec<Observed>, Error> {
-    let (vms, networks) =
-        host.database()?.read(|tx| Ok::<_, Error>((records::list(tx)?, network::records::list(tx)?)))?;
-    let mut networks: std::collections::HashMap<VmId, NetworkRecord> = networks.into_iter().collect();
+    let (vms, networks) = host
+        .database()?
+        .read(|tx| Ok::<_, Error>((records::list(tx)?, network::records::list(tx)?)))?;
+    let mut networks: std::collections::HashMap<VmId, NetworkRecord> =
+        networks.into_iter().collect();
     let pair = |record: VmRecord| {
         let network = networks.remove(&record.id);
-        Ok(Observed { record: observe(host, record)?, network })
+        Ok(Observed {
+            record: observe(host, record)?,
+            network,
+        })
     };
     vms.into_iter().map(pair).collect()
 }
@@ -52,10 +57,14 @@ pub fn list(host: &Host) -> Result<Vec<Observed>, Error> {
 /// # Errors
 /// There is none with this id any more, or the database failed.
 pub fn get(host: &Host, id: VmId) -> Result<Observed, Error> {
-    let (record, network) =
-        host.database()?.read(|tx| Ok::<_, Error>((records::get(tx, id)?, network::records::get(tx, id)?)))?;
+    let (record, network) = host
+        .database()?
+        .read(|tx| Ok::<_, Error>((records::get(tx, id)?, network::records::get(tx, id)?)))?;
     let record = record.ok_or_else(|| records::RecordError::NotFound(id.to_string()))?;
-    Ok(Observed { record: observe(host, record)?, network })
+    Ok(Observed {
+        record: observe(host, record)?,
+        network,
+    })
 }
 
 /// Whether the process of a VM lives.
@@ -64,7 +73,11 @@ pub fn get(host: &Host, id: VmId) -> Result<Observed, Error> {
 /// Its lock cannot be looked at.
 pub(super) fn is_alive(host: &Host, id: VmId) -> Result<bool, Error> {
     let path = host.layout.vm(id).alive_lock();
-    FileLock::is_held(&path).map_err(|source| Error::File { action: "look at the lock", path, source })
+    FileLock::is_held(&path).map_err(|source| Error::File {
+        action: "look at the lock",
+        path,
+        source,
+    })
 }
 
 /// Corrects a record by what its lock says, and writes down that a VM has died.
@@ -72,7 +85,9 @@ fn observe(host: &Host, mut record: VmRecord) -> Result<VmRecord, Error> {
     let seen = record.state.observed(is_alive(host, record.id)?);
     if record.state == VmState::Running && seen == VmState::Stopped {
         let now = Timestamp::now();
-        host.database()?.write(Durability::UntilReboot, |tx| records::report_died(tx, &record, DIED, now))?;
+        host.database()?.write(Durability::UntilReboot, |tx| {
+            records::report_died(tx, &record, DIED, now)
+        })?;
         // The process may have reported its own end between the two looks.
         if let Some(fresh) = host.database()?.read(|tx| records::get(tx, record.id))? {
             return Ok(fresh);

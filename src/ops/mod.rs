@@ -24,6 +24,7 @@ pub mod vm_process;
 pub use error::Error;
 
 use crate::config::Config;
+use crate::network::Plugins;
 use crate::store::{Database, Layout};
 use crate::units::{EngineName, VmId};
 use crate::vm::records;
@@ -47,7 +48,11 @@ impl Host {
     pub fn open(config: Config, engines: &[&'static dyn Engine]) -> Result<Self, Error> {
         let layout = Layout::new(&config);
         layout.prepare()?;
-        Ok(Self { config, layout, engines: engines.to_vec() })
+        Ok(Self {
+            config,
+            layout,
+            engines: engines.to_vec(),
+        })
     }
 
     /// The engines that this build links, the default one first.
@@ -67,6 +72,11 @@ impl Host {
                 found.copied().ok_or(Error::EngineNotLinked(name))
             }
         }
+    }
+
+    /// The CNI plugins.
+    pub fn plugins(&self) -> Plugins {
+        Plugins::new(&self.config.cni_bin_dir)
     }
 
     /// A connection to the database.
@@ -101,11 +111,19 @@ impl Host {
 /// # Errors
 /// The effective user is not root.
 pub fn require_root() -> Result<(), Error> {
-    if rustix::process::geteuid().is_root() { Ok(()) } else { Err(Error::NotRoot) }
+    if rustix::process::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err(Error::NotRoot)
+    }
 }
 
 /// Runs `work` for each of `items`, at most `width` at a time, and returns the results in order.
-pub fn in_parallel<I: Sync, T: Send>(items: &[I], width: usize, work: impl Fn(&I) -> T + Sync) -> Vec<T> {
+pub fn in_parallel<I: Sync, T: Send>(
+    items: &[I],
+    width: usize,
+    work: impl Fn(&I) -> T + Sync,
+) -> Vec<T> {
     let next = std::sync::atomic::AtomicUsize::new(0);
     let results: Vec<_> = items.iter().map(|_| std::sync::Mutex::new(None)).collect();
     std::thread::scope(|scope| {
@@ -123,5 +141,8 @@ pub fn in_parallel<I: Sync, T: Send>(items: &[I], width: usize, work: impl Fn(&I
         }
     });
     // A worker that panics takes the scope, and so this thread, with it: every place is filled.
-    results.into_iter().filter_map(|place| place.into_inner().ok().flatten()).collect()
+    results
+        .into_iter()
+        .filter_map(|place| place.into_inner().ok().flatten())
+        .collect()
 }

@@ -4,7 +4,6 @@ use jiff::Timestamp;
 
 use super::{Error, Host};
 use crate::image::blobs::BlobStore;
-use crate::image::cancel::Cancel;
 use crate::image::progress::Progress;
 use crate::image::pull::{self, PullOptions, PulledImage};
 use crate::image::records::{self, ImageLayer, ImageRecord};
@@ -21,15 +20,15 @@ pub fn pull(
     host: &Host,
     reference: &Reference,
     options: &PullOptions,
-    cancel: &Cancel,
     progress: &dyn Progress,
 ) -> Result<ImageRecord, Error> {
     let _references = ReferencesLock::share(&host.layout)?;
     let layout = &host.layout;
-    let store = BlobStore::new(layout.blobs(), layout.boot(), layout.staging());
-    let pulled = pull::pull(reference, options, &store, cancel, progress)?;
+    let store = BlobStore::open(layout.blobs(), layout.boot(), layout.staging())?;
+    let pulled = pull::pull(reference, options, &store, progress).map_err(Box::new)?;
     let record = record_of(pulled);
-    host.database()?.write(Durability::Full, |tx| records::put(tx, &record))?;
+    host.database()?
+        .write(Durability::Full, |tx| records::put(tx, &record))?;
     Ok(record)
 }
 
@@ -38,11 +37,18 @@ fn record_of(image: PulledImage) -> ImageRecord {
         name: image.reference.to_string(),
         digest: image.manifest_digest,
         size: ByteSize::from_bytes(image.size),
-        architecture: image.architecture,
-        layers: image.layers.iter().map(|layer| ImageLayer { digest: layer.digest, diff_id: layer.diff_id }).collect(),
+        architecture: image.architecture.to_owned(),
+        layers: image
+            .layers
+            .iter()
+            .map(|layer| ImageLayer {
+                digest: layer.digest,
+                diff_id: layer.diff_id,
+            })
+            .collect(),
         kernel_layer: image.kernel_layer,
         initrd_layer: image.initrd_layer,
         created_at: Timestamp::now(),
-        built_at: image.created,
+        built_at: image.created.map(|time| time.to_string()),
     }
 }

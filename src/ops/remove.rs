@@ -51,7 +51,7 @@ pub(super) fn finish(host: &Host, lock: VmLock) -> Result<(), Error> {
 pub(super) fn take_down_network(host: &Host, id: VmId) -> Result<(), Error> {
     let record = host.database()?.read(|tx| network::records::get(tx, id))?;
     match record {
-        Some(record) => Ok(network::teardown(&record, &host.config.cni_bin_dir)?),
+        Some(record) => Ok(network::teardown(&host.plugins(), &record)?),
         None => Ok(()),
     }
 }
@@ -61,6 +61,7 @@ pub(super) fn take_down_network(host: &Host, id: VmId) -> Result<(), Error> {
 /// # Errors
 /// The database failed.
 pub(super) fn forget(host: &Host, lock: VmLock) -> Result<(), Error> {
-    host.database()?.write(Durability::Full, |tx| records::delete(tx, &lock))?;
+    host.database()?
+        .write(Durability::Full, |tx| records::delete(tx, &lock))?;
     Ok(lock.retire()?)
 }

@@ -8,15 +8,15 @@ use rusqlite::Transaction;
 use super::{Error, Host, error, list, require_root};
 use crate::network::{self, NetworkRecord};
 use crate::store::atomic;
-use crate::store::lock::{ReferencesLock, VmLock};
+use crate::store::lock::VmLock;
 use crate::store::{DatabaseError, Durability};
 use crate::sys::interrupt::Interrupt;
 use crate::sys::{hugepages, kvm};
 use crate::units::{ByteSize, RunId, VmId};
+use crate::vm::VmState;
 use crate::vm::cmdline::{self, InterfaceAddress};
 use crate::vm::records::{self, Hugepages, VmConfig, VmRecord};
 use crate::vm::spec::{self, Boot, Cpus, Disk, DiskFormat, Memory, Nic, Paths, VmSpec};
-use crate::vm::VmState;
 use crate::vmm::launch::{self, LaunchError};
 
 /// A VM may grow to this many processors, or to the host's where those are fewer: tables for more
@@ -53,13 +53,21 @@ pub fn start_locked(host: &Host, lock: &VmLock, interrupt: &Interrupt) -> Result
     let vm = list::get(host, lock.id())?;
     match vm.record.state {
         VmState::Running => return Ok(Started::Already),
-        state if !state.may_start() => return Err(Error::WrongState { name: vm.record.name, state }),
+        state if !state.may_start() => {
+            return Err(Error::WrongState {
+                name: vm.record.name,
+                state,
+            });
+        }
         _ => {}
     }
     kvm::check(host.config.ignore_kvm_check)?;
     let engine = host.engine(Some(vm.record.config.engine))?;
     let hugepages = decide_hugepages(&vm.record.config, hugepages::free())?;
-    let network = vm.network.map(|network| make_ready(host, network)).transpose()?;
+    let network = vm
+        .network
+        .map(|network| make_ready(host, network))
+        .transpose()?;
     let spec = spec_of(host, &vm.record, network.as_ref(), hugepages);
     engine.check(&spec)?;
     launch(host, lock, &spec, interrupt).inspect_err(|_| {
@@ -83,7 +91,10 @@ fn decide_hugepages(config: &VmConfig, free: ByteSize) -> Result<bool, Error> {
         Hugepages::Off => Ok(false),
         Hugepages::Auto => Ok(free >= config.memory),
         Hugepages::On if free >= config.memory => Ok(true),
-        Hugepages::On => Err(Error::HugepagesShort { needed: config.memory, free }),
+        Hugepages::On => Err(Error::HugepagesShort {
+            needed: config.memory,
+            free,
+        }),
     }
 }
 
@@ -94,11 +105,10 @@ fn make_ready(host: &Host, record: NetworkRecord) -> Result<NetworkRecord, Error
         return Ok(record);
     }
     tracing::info!(vm = %record.vm, "its network is gone; making it anew with the same addresses");
-    let mut db = host.database()?;
-    let mut save = |record: &NetworkRecord| {
-        db.write(Durability::Full, |tx| network::records::put(tx, record)).map_err(network::SaveError::new)
-    };
-    Ok(network::rebuild(record, &host.config.cni_bin_dir, &mut save)?)
+    let rebuilt = network::rebuild(&host.plugins(), &record)?;
+    host.database()?
+        .write(Durability::Full, |tx| network::records::put(tx, &rebuilt))?;
+    Ok(rebuilt)
 }
 
 fn launch(host: &Host, lock: &VmLock, spec: &VmSpec, interrupt: &Interrupt) -> Result<(), Error> {
@@ -107,8 +117,14 @@ fn launch(host: &Host, lock: &VmLock, spec: &VmSpec, interrupt: &Interrupt) -> R
     let path = layout.spec();
     let text = serde_json::to_vec_pretty(spec).unwrap_or_default();
     layout.prepare()?;
-    atomic::write(&path, &text).map_err(|source| Error::File { action: "write", path: path.clone(), source })?;
-    host.database()?.write(Durability::UntilReboot, |tx| records::begin_run(tx, lock, run))?;
+    atomic::write(&path, &text).map_err(|source| Error::File {
+        action: "write",
+        path: path.clone(),
+        source,
+    })?;
+    host.database()?.write(Durability::UntilReboot, |tx| {
+        records::begin_run(tx, lock, run)
+    })?;
     match launch::launch(&path, run, &layout.vmm_log(), interrupt) {
         Ok(()) => Ok(()),
         Err(LaunchError::Interrupted) => Err(Error::Interrupted),
@@ -128,15 +144,23 @@ fn launch(host: &Host, lock: &VmLock, spec: &VmSpec, interrupt: &Interrupt) -> R
 fn spec_of(host: &Host, vm: &VmRecord, network: Option<&NetworkRecord>, hugepages: bool) -> VmSpec {
     let config = &vm.config;
     let layout = host.layout.vm(vm.id);
-    let host_cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+    let host_cpus = std::thread::available_parallelism()
+        .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
     let balloon = ByteSize::from_bytes(config.memory.bytes() / 4);
     VmSpec {
         version: spec::VERSION,
         id: vm.id,
         name: vm.name.clone(),
         engine: config.engine,
-        cpus: Cpus { boot: config.cpu, max: config.cpu.max(host_cpus.min(MAX_CPU_ROOM)) },
-        memory: Memory { size: config.memory, hugepages, balloon: (config.memory >= MIN_BALLOONED).then_some(balloon) },
+        cpus: Cpus {
+            boot: config.cpu,
+            max: config.cpu.max(host_cpus.min(MAX_CPU_ROOM)),
+        },
+        memory: Memory {
+            size: config.memory,
+            hugepages,
+            balloon: (config.memory >= MIN_BALLOONED).then_some(balloon),
+        },
         boot: Boot::Direct {
             kernel: host.layout.kernel(&config.kernel_layer),
             initrd: host.layout.initrd(&config.initrd_layer),
@@ -159,23 +183,47 @@ fn spec_of(host: &Host, vm: &VmRecord, network: Option<&NetworkRecord>, hugepage
 }
 
 fn command_line(vm: &VmRecord, network: Option<&NetworkRecord>) -> String {
-    let nics = network.map(|network| network.nics.as_slice()).unwrap_or_default();
+    let nics = network
+        .map(|network| network.nics.as_slice())
+        .unwrap_or_default();
     let addresses: Vec<_> = nics
         .iter()
         .filter_map(|nic| {
             let address = nic.address?;
-            Some(InterfaceAddress { index: nic.index, ip: address.ip, prefix: address.prefix, gateway: address.gateway })
+            Some(InterfaceAddress {
+                index: nic.index,
+                ip: address.ip,
+                prefix: address.prefix,
+                gateway: address.gateway,
+            })
         })
         .collect();
-    cmdline::command_line(&vm.name, vm.config.layers.len(), nics.len(), &addresses, &vm.config.dns)
+    cmdline::command_line(
+        &vm.name,
+        vm.config.layers.len(),
+        nics.len(),
+        &addresses,
+        &vm.config.dns,
+    )
 }
 
 fn disks(host: &Host, vm: &VmRecord) -> Vec<Disk> {
     let queues = spec::queues(vm.config.cpu);
-    let disk = |path: PathBuf, readonly, serial| Disk { path, readonly, format: DiskFormat::Raw, serial, queues };
+    let disk = |path: PathBuf, readonly, serial| Disk {
+        path,
+        readonly,
+        format: DiskFormat::Raw,
+        serial,
+        queues,
+    };
     let layers = vm.config.layers.iter().enumerate();
-    let layers = layers.map(|(i, digest)| disk(host.layout.blob(digest), true, cmdline::layer_serial(i)));
-    let cow = disk(host.layout.vm(vm.id).cow_disk(), false, cmdline::COW_SERIAL.to_owned());
+    let layers =
+        layers.map(|(i, digest)| disk(host.layout.blob(digest), true, cmdline::layer_serial(i)));
+    let cow = disk(
+        host.layout.vm(vm.id).cow_disk(),
+        false,
+        cmdline::COW_SERIAL.to_owned(),
+    );
     layers.chain([cow]).collect()
 }
 

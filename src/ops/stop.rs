@@ -51,7 +51,12 @@ pub enum Stopped {
 ///
 /// # Errors
 /// The VM still runs, or it cannot be told.
-pub fn stop(host: &Host, id: VmId, manner: Manner, interrupt: &Interrupt) -> Result<Stopped, Error> {
+pub fn stop(
+    host: &Host,
+    id: VmId,
+    manner: Manner,
+    interrupt: &Interrupt,
+) -> Result<Stopped, Error> {
     require_root()?;
     let lock = VmLock::wait(&host.layout, id)?;
     stop_locked(host, &lock, manner, interrupt)
@@ -96,17 +101,29 @@ fn end(host: &Host, vm: &VmRecord, manner: Manner, interrupt: &Interrupt) -> Res
     if guest_went || climb(&mut client)? {
         settle(host, vm)
     } else {
-        Err(Error::Unkillable { name: vm.name.clone(), seconds: RUNG.as_secs() })
+        Err(Error::Unkillable {
+            name: vm.name.clone(),
+            seconds: RUNG.as_secs(),
+        })
     }
 }
 
 /// Presses the power button and waits; says whether the VM process has ended.
-fn ask(client: &mut Client, vm: &VmRecord, timeout: Duration, interrupt: &Interrupt) -> Result<bool, Error> {
+fn ask(
+    client: &mut Client,
+    vm: &VmRecord,
+    timeout: Duration,
+    interrupt: &Interrupt,
+) -> Result<bool, Error> {
     if let Err(error) = client.call(Request::PressPowerButton) {
         tracing::warn!(vm = %vm.name, %error, "the guest could not be asked to power off");
         return Ok(false);
     }
-    match client.process().wait(timeout, Some(interrupt.as_fd())).map_err(Error::Wait)? {
+    match client
+        .process()
+        .wait(timeout, Some(interrupt.as_fd()))
+        .map_err(Error::Wait)?
+    {
         Wait::Ended => Ok(true),
         Wait::Interrupted => Err(Error::StopInterrupted(vm.name.clone())),
         Wait::TimedOut => {
@@ -121,7 +138,12 @@ fn climb(client: &mut Client) -> Result<bool, Error> {
     if let Err(error) = client.call(Request::PowerOff) {
         tracing::debug!(%error, "the engine did not power off");
     }
-    let ended = |process: &PidFd| process.wait(RUNG, None).map(|wait| wait == Wait::Ended).map_err(Error::Wait);
+    let ended = |process: &PidFd| {
+        process
+            .wait(RUNG, None)
+            .map(|wait| wait == Wait::Ended)
+            .map_err(Error::Wait)
+    };
     let process = client.process();
     for signal in [Signal::TERM, Signal::KILL] {
         if ended(process)? {
@@ -137,7 +159,9 @@ fn settle(host: &Host, vm: &VmRecord) -> Result<(), Error> {
     let mut db = host.database()?;
     let now = db.read(|tx| records::get(tx, vm.id))?;
     if let Some(record) = now.filter(|record| record.state == VmState::Running) {
-        db.write(Durability::UntilReboot, |tx| records::report_died(tx, &record, KILLED, Timestamp::now()))?;
+        db.write(Durability::UntilReboot, |tx| {
+            records::report_died(tx, &record, KILLED, Timestamp::now())
+        })?;
     }
     Ok(())
 }

@@ -5,28 +5,34 @@ use super::Error;
 /// Steps that undo what was done so far. Dropping it without [`Undo::commit`] or
 /// [`Undo::roll_back`] undoes nothing: that is what a killed process does, and `gc` is for it.
 #[derive(Default)]
-pub struct Undo<'a> {
+pub(super) struct Undo<'a> {
     steps: Vec<Box<dyn FnOnce() -> Result<(), Error> + 'a>>,
 }
 
 impl std::fmt::Debug for Undo<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Undo").field("steps", &self.steps.len()).finish()
+        f.debug_struct("Undo")
+            .field("steps", &self.steps.len())
+            .finish()
     }
 }
 
 impl<'a> Undo<'a> {
     /// Adds the step that undoes what was just done.
-    pub fn push(&mut self, step: impl FnOnce() -> Result<(), Error> + 'a) {
+    pub(super) fn push(&mut self, step: impl FnOnce() -> Result<(), Error> + 'a) {
         self.steps.push(Box::new(step));
     }
 
     /// Everything went well: nothing is to be undone.
-    pub fn commit(self) {}
+    pub(super) fn commit(self) {}
 
     /// Undoes everything, newest first, whatever fails on the way. Returns the failures.
-    pub fn roll_back(self) -> Vec<Error> {
-        self.steps.into_iter().rev().filter_map(|step| step().err()).collect()
+    pub(super) fn roll_back(self) -> Vec<Error> {
+        self.steps
+            .into_iter()
+            .rev()
+            .filter_map(|step| step().err())
+            .collect()
     }
 }
 
@@ -43,7 +49,11 @@ mod tests {
             let order = &order;
             undo.push(move || {
                 order.borrow_mut().push(n);
-                if n == 1 { Err(Error::Interrupted) } else { Ok(()) }
+                if n == 1 {
+                    Err(Error::Interrupted)
+                } else {
+                    Ok(())
+                }
             });
         }
         assert_eq!(undo.roll_back().len(), 1);

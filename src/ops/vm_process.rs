@@ -18,8 +18,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 
-use crate::console::log::ConsoleLog;
-use crate::console::{Hub, HubError, LogError};
+use crate::console::Hub;
+use crate::console::hub::HubError;
+use crate::console::log::{ConsoleLog, LogError};
 use crate::network;
 use crate::store::{Database, DatabaseError, Durability};
 use crate::sys::flock::FileLock;
@@ -40,14 +41,25 @@ const CONSOLE_LOG: ByteSize = ByteSize::from_mib(1);
 
 /// Why a VM process ends before its guest runs.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it, and the fields are what they name")]
+#[expect(
+    missing_docs,
+    reason = "the messages say it, and the fields are what they name"
+)]
 pub enum Error {
     #[error("cannot read the VM's specification {}", path.display())]
-    Spec { path: PathBuf, #[source] source: io::Error },
+    Spec {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("the VM's specification has version {0}, which this cocoon does not know")]
     SpecVersion(u32),
     #[error("cannot lock {}", path.display())]
-    Lock { path: PathBuf, #[source] source: io::Error },
+    Lock {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("the VM runs already")]
     RunsAlready,
     #[error("this build of cocoon does not link the {0} engine")]
@@ -63,7 +75,11 @@ pub enum Error {
     #[error(transparent)]
     Log(#[from] LogError),
     #[error("cannot listen at {}", path.display())]
-    Control { path: PathBuf, #[source] source: io::Error },
+    Control {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error(transparent)]
     Database(#[from] DatabaseError),
 }
@@ -83,7 +99,12 @@ struct Running {
 ///
 /// # Errors
 /// The guest never ran; `report` has been told.
-pub fn run(path: &Path, run: RunId, engines: &[&'static dyn Engine], report: impl FnOnce(Report)) -> Result<(), Error> {
+pub fn run(
+    path: &Path,
+    run: RunId,
+    engines: &[&'static dyn Engine],
+    report: impl FnOnce(Report),
+) -> Result<(), Error> {
     match begin(path, run, engines) {
         Ok(running) => {
             report(Report::Ready);
@@ -110,16 +131,35 @@ fn begin(path: &Path, run: RunId, engines: &[&'static dyn Engine]) -> Result<Run
     let machine: Arc<dyn Machine> = engine.boot(&spec)?.into();
     let hub = Hub::start(machine.console()?, &spec.paths.console_socket, log)?;
     let asked = Arc::new(AtomicBool::new(false));
-    let server = serve(&spec.paths.control_socket, Arc::clone(&machine), Arc::clone(&asked))?;
+    let server = serve(
+        &spec.paths.control_socket,
+        Arc::clone(&machine),
+        Arc::clone(&asked),
+    )?;
     let mut db = Database::open(&spec.paths.root_dir)?;
-    db.write(Durability::UntilReboot, |tx| records::report_running(tx, spec.id, run, Timestamp::now()))?;
-    Ok(Running { spec, run, machine, hub, _server: server, asked, _alive: alive })
+    db.write(Durability::UntilReboot, |tx| {
+        records::report_running(tx, spec.id, run, Timestamp::now())
+    })?;
+    Ok(Running {
+        spec,
+        run,
+        machine,
+        hub,
+        _server: server,
+        asked,
+        _alive: alive,
+    })
 }
 
 fn read_spec(path: &Path) -> Result<VmSpec, Error> {
-    let failed = |source| Error::Spec { path: path.to_owned(), source };
+    let failed = |source| Error::Spec {
+        path: path.to_owned(),
+        source,
+    };
     let mut text = Vec::new();
-    File::open(path).and_then(|file| file.take(MAX_SPEC).read_to_end(&mut text)).map_err(failed)?;
+    File::open(path)
+        .and_then(|file| file.take(MAX_SPEC).read_to_end(&mut text))
+        .map_err(failed)?;
     let spec: VmSpec = serde_json::from_slice(&text).map_err(|error| failed(error.into()))?;
     if spec.version != spec::VERSION {
         return Err(Error::SpecVersion(spec.version));
@@ -128,26 +168,41 @@ fn read_spec(path: &Path) -> Result<VmSpec, Error> {
 }
 
 fn lock(path: &Path) -> Result<FileLock, Error> {
-    let held = FileLock::try_exclusive(path).map_err(|source| Error::Lock { path: path.to_owned(), source })?;
+    let held = FileLock::try_exclusive(path).map_err(|source| Error::Lock {
+        path: path.to_owned(),
+        source,
+    })?;
     held.ok_or(Error::RunsAlready)
 }
 
-fn serve(socket: &Path, machine: Arc<dyn Machine>, asked: Arc<AtomicBool>) -> Result<Server, Error> {
+fn serve(
+    socket: &Path,
+    machine: Arc<dyn Machine>,
+    asked: Arc<AtomicBool>,
+) -> Result<Server, Error> {
     let handler = move |request| {
         let result = match request {
             Request::Info => machine.info(),
             Request::PressPowerButton => {
                 asked.store(true, Ordering::Relaxed);
-                machine.press_power_button().map(|()| serde_json::Value::Null)
+                machine
+                    .press_power_button()
+                    .map(|()| serde_json::Value::Null)
             }
             Request::PowerOff => {
                 asked.store(true, Ordering::Relaxed);
                 machine.power_off().map(|()| serde_json::Value::Null)
             }
         };
-        result.map_or_else(|error| Response::Failed(chain(&error).join(": ")), Response::Done)
+        result.map_or_else(
+            |error| Response::Failed(chain(&error).join(": ")),
+            Response::Done,
+        )
     };
-    Server::start(socket, Arc::new(handler)).map_err(|source| Error::Control { path: socket.to_owned(), source })
+    Server::start(socket, Arc::new(handler)).map_err(|source| Error::Control {
+        path: socket.to_owned(),
+        source,
+    })
 }
 
 impl Running {
@@ -190,7 +245,9 @@ impl Running {
             tracing::warn!(error = %chain(&error).join(": "), "the network could not be quieted");
         }
         let (id, run, now) = (self.spec.id, self.run, Timestamp::now());
-        Ok(db.write(Durability::UntilReboot, |tx| records::report_stopped(tx, id, run, sentence(reason), now))?)
+        Ok(db.write(Durability::UntilReboot, |tx| {
+            records::report_stopped(tx, id, run, sentence(reason), now)
+        })?)
     }
 }
 
@@ -206,5 +263,7 @@ fn sentence(reason: StopReason) -> &'static str {
 
 /// An error and its sources, outermost first.
 fn chain(error: &dyn std::error::Error) -> Vec<String> {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect()
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect()
 }

@@ -538,9 +538,10 @@ mod tests {
         let mut fixture = fixture();
         let lock = fixture.reserve("00000000000000aa", "web").unwrap();
         let now = Timestamp::now();
+        let [old, new] = [RunId::random().unwrap(), RunId::random().unwrap()];
         fixture
             .db
-            .write(Durability::Full, |tx| begin_run(tx, &lock, "new"))
+            .write(Durability::Full, |tx| begin_run(tx, &lock, new))
             .unwrap();
         fixture
             .db

@@ -32,11 +32,20 @@ pub(in crate::cli) fn list(host: &Host, args: &ListArgs) -> Result<(), Failure> 
         output::note("No images found.");
         return Ok(());
     }
-    output::table(&["TYPE", "NAME", "DIGEST", "SIZE", "CREATED"], &images.iter().map(row).collect::<Vec<_>>());
+    output::table(
+        &["TYPE", "NAME", "DIGEST", "SIZE", "CREATED"],
+        &images.iter().map(row).collect::<Vec<_>>(),
+    );
     Ok(())
 }
 
 fn row(image: &ImageRecord) -> Vec<String> {
     let digest = image.digest.to_string()[..SHORT_DIGEST].to_owned();
-    vec!["oci".into(), image.name.clone(), digest, image.size.to_string(), output::local_time(image.created_at)]
+    vec![
+        "oci".into(),
+        image.name.clone(),
+        digest,
+        image.size.to_string(),
+        output::local_time(image.created_at),
+    ]
 }

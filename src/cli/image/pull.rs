@@ -27,9 +27,18 @@ pub(in crate::cli) struct PullArgs {
 /// Pulls images, one after the other, the layers of each at once.
 pub(in crate::cli) fn pull(host: &Host, args: &PullArgs) -> Result<(), Failure> {
     let parse = |image: &String| {
-        image.parse::<Reference>().map_err(|source| Failure::Reference { image: image.clone(), source })
+        image
+            .parse::<Reference>()
+            .map_err(|source| Failure::Reference {
+                image: image.clone(),
+                source,
+            })
     };
-    let references = args.images.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    let references = args
+        .images
+        .iter()
+        .map(parse)
+        .collect::<Result<Vec<_>, _>>()?;
     let options = PullOptions {
         docker_config: docker_config(),
         parallel: host.config.pool_size,
@@ -47,13 +56,20 @@ pub(in crate::cli) fn pull(host: &Host, args: &PullArgs) -> Result<(), Failure> 
         }
         pulled.push(super::to_json(&image));
     }
-    if args.format.is_json() { output::json(&pulled) } else { Ok(()) }
+    if args.format.is_json() {
+        output::json(&pulled)
+    } else {
+        Ok(())
+    }
 }
 
 /// Docker's own configuration, where users have logged in to registries.
 fn docker_config() -> Option<PathBuf> {
-    let folder = std::env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty()).map(PathBuf::from);
-    let folder = folder.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")))?;
+    let folder = std::env::var_os("DOCKER_CONFIG")
+        .filter(|folder| !folder.is_empty())
+        .map(PathBuf::from);
+    let folder =
+        folder.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")))?;
     Some(folder.join("config.json"))
 }
 
@@ -64,9 +80,14 @@ fn cancel_on_interrupt() -> Result<Cancel, Failure> {
     let raised = cancel.clone();
     let watch = move || {
         let interrupt = interrupt.as_fd();
-        while let Err(rustix::io::Errno::INTR) = poll(&mut [PollFd::new(&interrupt, PollFlags::IN)], None) {}
+        while let Err(rustix::io::Errno::INTR) =
+            poll(&mut [PollFd::new(&interrupt, PollFlags::IN)], None)
+        {}
         raised.cancel();
     };
-    std::thread::Builder::new().name("interrupt".into()).spawn(watch).map_err(Failure::Signals)?;
+    std::thread::Builder::new()
+        .name("interrupt".into())
+        .spawn(watch)
+        .map_err(Failure::Signals)?;
     Ok(cancel)
 }

@@ -20,14 +20,19 @@ pub(in crate::cli) struct RmArgs {
 pub(in crate::cli) fn rm(host: &Host, args: &RmArgs) -> Result<(), Failure> {
     let removed = images::remove(host, &args.images)?;
     if args.format.is_json() {
-        let object = |image: &images::Removed| json!({"name": image.name, "kept_for": image.kept_for});
+        let object =
+            |image: &images::Removed| json!({"name": image.name, "kept_for": image.kept_for});
         return output::json(&json!({"removed": removed.iter().map(object).collect::<Vec<_>>()}));
     }
     for image in &removed {
         output::line(&image.name);
         if !image.kept_for.is_empty() {
             let users: Vec<_> = image.kept_for.iter().map(ToString::to_string).collect();
-            output::note(format_args!("{}: its layers stay, used by {}", image.name, users.join(", ")));
+            output::note(format_args!(
+                "{}: its layers stay, used by {}",
+                image.name,
+                users.join(", ")
+            ));
         }
     }
     Ok(())

@@ -43,7 +43,10 @@ pub(in crate::cli) fn console(host: &Host, args: &ConsoleArgs) -> Result<(), Fai
                 output::note(format_args!("{text}\r"));
             }
         };
-        note(&format!("Connected to {} (escape sequence: {}.)", args.vm, args.escape_char));
+        note(&format!(
+            "Connected to {} (escape sequence: {}.)",
+            args.vm, args.escape_char
+        ));
         let end = relay(
             viewer,
             &Session {
@@ -56,8 +59,13 @@ pub(in crate::cli) fn console(host: &Host, args: &ConsoleArgs) -> Result<(), Fai
                 signals: Some(&signals),
             },
         );
-        match end.map_err(|source| Failure::Console { vm: args.vm.clone(), source })? {
-            RelayEnd::Detached | RelayEnd::InputClosed => note(&format!("\r\nDisconnected from {}.", args.vm)),
+        match end.map_err(|source| Failure::Console {
+            vm: args.vm.clone(),
+            source,
+        })? {
+            RelayEnd::Detached | RelayEnd::InputClosed => {
+                note(&format!("\r\nDisconnected from {}.", args.vm))
+            }
             RelayEnd::ConsoleClosed => note(&format!("\r\nThe console of {} has closed.", args.vm)),
             RelayEnd::Interrupted => return Err(crate::ops::Error::Interrupted.into()),
         }

@@ -64,7 +64,9 @@ pub(in crate::cli) fn create(host: &Host, args: &CreateArgs) -> Result<(), Failu
     let interrupt = Interrupt::on_signals().map_err(Failure::Signals)?;
     let id = ops::create::create(host, args.vm.request(), &interrupt)?.id();
     let name = show(host, id, &args.format)?;
-    output::note(format_args!("created {name}; start it: cocoon vm start {name}"));
+    output::note(format_args!(
+        "created {name}; start it: cocoon vm start {name}"
+    ));
     Ok(())
 }
 

@@ -2,9 +2,9 @@
 
 use super::super::error::Failure;
 use super::super::output::{self, FormatArgs};
+use crate::ops::Host;
 use crate::ops::inspect::summary;
 use crate::ops::list::{self, Observed};
-use crate::ops::Host;
 
 /// What `cocoon vm list` takes.
 #[derive(Debug, clap::Args)]
@@ -16,7 +16,9 @@ pub(in crate::cli) struct ListArgs {
     quiet: bool,
 }
 
-const HEADER: [&str; 9] = ["ID", "NAME", "STATE", "CPU", "MEMORY", "STORAGE", "IP", "IMAGE", "CREATED"];
+const HEADER: [&str; 9] = [
+    "ID", "NAME", "STATE", "CPU", "MEMORY", "STORAGE", "IP", "IMAGE", "CREATED",
+];
 
 /// Lists VMs, the oldest first.
 pub(in crate::cli) fn list(host: &Host, args: &ListArgs) -> Result<(), Failure> {
@@ -46,7 +48,11 @@ fn row(vm: &Observed) -> Vec<String> {
         config.cpu.to_string(),
         config.memory.to_string(),
         config.storage.to_string(),
-        if addresses.is_empty() { "-".into() } else { addresses.join(",") },
+        if addresses.is_empty() {
+            "-".into()
+        } else {
+            addresses.join(",")
+        },
         config.image.clone(),
         output::local_time(record.created_at),
     ]

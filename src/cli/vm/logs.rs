@@ -17,7 +17,11 @@ pub(in crate::cli) struct LogsArgs {
 
 /// Shows a VM's log.
 pub(in crate::cli) fn logs(host: &Host, args: &LogsArgs) -> Result<(), Failure> {
-    let source = if args.vmm { Source::Vmm } else { Source::Console };
+    let source = if args.vmm {
+        Source::Vmm
+    } else {
+        Source::Console
+    };
     for id in host.resolve(std::slice::from_ref(&args.vm))? {
         output::raw(&logs::read(host, id, source)?)?;
     }

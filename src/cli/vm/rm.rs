@@ -23,5 +23,7 @@ pub(in crate::cli) struct RmArgs {
 pub(in crate::cli) fn rm(host: &Host, args: &RmArgs) -> Result<(), Failure> {
     // A removal goes on to its end: half of one helps nobody.
     let interrupt = Interrupt::never().map_err(Failure::Signals)?;
-    batch::each(host, &args.vms, &args.format, |id| remove::remove(host, id, args.force, &interrupt))
+    batch::each(host, &args.vms, &args.format, |id| {
+        remove::remove(host, id, args.force, &interrupt)
+    })
 }

@@ -25,9 +25,14 @@ pub(in crate::cli) fn run(host: &Host, args: &RunArgs) -> Result<(), Failure> {
     let name = create::show(host, lock.id(), &args.format)?;
     match started {
         Ok(_) => {
-            output::note(format_args!("{name} runs; its console: cocoon vm console {name}"));
+            output::note(format_args!(
+                "{name} runs; its console: cocoon vm console {name}"
+            ));
             Ok(())
         }
-        Err(error) => Err(Failure::CreatedOnly { name, source: Box::new(error.into()) }),
+        Err(error) => Err(Failure::CreatedOnly {
+            name,
+            source: Box::new(error.into()),
+        }),
     }
 }

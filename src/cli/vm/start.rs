@@ -19,5 +19,7 @@ pub(in crate::cli) struct StartArgs {
 /// Starts VMs. One that runs already is left alone, and that is no failure.
 pub(in crate::cli) fn start(host: &Host, args: &StartArgs) -> Result<(), Failure> {
     let interrupt = Interrupt::on_signals().map_err(Failure::Signals)?;
-    batch::each(host, &args.vms, &args.format, |id| start::start(host, id, &interrupt).map(drop))
+    batch::each(host, &args.vms, &args.format, |id| {
+        start::start(host, id, &interrupt).map(drop)
+    })
 }

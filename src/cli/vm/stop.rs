@@ -28,7 +28,15 @@ pub(in crate::cli) struct StopArgs {
 /// Stops VMs. One that does not run is left alone, and that is no failure.
 pub(in crate::cli) fn stop(host: &Host, args: &StopArgs) -> Result<(), Failure> {
     let interrupt = Interrupt::on_signals().map_err(Failure::Signals)?;
-    let patience = args.timeout.map_or(host.config.stop_timeout, Duration::from_secs);
-    let manner = if args.force { Manner::Force } else { Manner::Ask(patience) };
-    batch::each(host, &args.vms, &args.format, |id| stop::stop(host, id, manner, &interrupt).map(drop))
+    let patience = args
+        .timeout
+        .map_or(host.config.stop_timeout, Duration::from_secs);
+    let manner = if args.force {
+        Manner::Force
+    } else {
+        Manner::Ask(patience)
+    };
+    batch::each(host, &args.vms, &args.format, |id| {
+        stop::stop(host, id, manner, &interrupt).map(drop)
+    })
 }
