@@ -1,1 +1,5 @@
 //! (in work)
+
+pub mod boot_files;
+pub mod erofs;
+pub mod layer;
