@@ -9,10 +9,12 @@
 //! it; and a recorded image's blobs are all there.
 
 pub mod blobs;
+pub mod boot_files;
 pub mod cancel;
 pub mod credentials;
 mod decode;
 mod download;
+pub mod erofs;
 pub mod layer;
 pub mod manifest;
 pub mod progress;

@@ -172,16 +172,6 @@ fn root_plugins_that_need_the_result_to_delete_leave_no_firewall_rule() {
 }
 
 #[test]
-fn root_networks_of_this_host_are_listed_by_vm() {
-    on_a_host(|host| {
-        let plan_a = planned(&list(json!([host.bridge()])), 1, 1);
-        let record = host.setup(&plan_a).unwrap();
-        fs::write(Path::new(netns::DIR).join("cni-1234"), "").unwrap();
-        assert_eq!(list_netns().unwrap(), [record.vm]);
-    });
-}
-
-#[test]
 fn root_many_networks_are_made_at_once() {
     on_a_host(|host| {
         let list = list(json!([host.bridge()]));
