@@ -1,0 +1,98 @@
+//! How cocoon asks the VMM thread: a closure down a channel, a tick on an eventfd, the answer back
+//! by another channel.
+
+use std::mem;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use vmm::api::{
+    ApiAction, ApiRequest, ApiResponsePayload, VmCounters, VmInfo, VmInfoResponse, VmPowerButton,
+    VmmShutdown,
+};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::error::{Cause, Error, chain};
+
+/// Wait for an answer that takes no I/O. A busy host may hold the VMM up, and a guest's reboot
+/// (4 s under emulation) comes before the answer.
+pub(crate) const PROMPT: Duration = Duration::from_secs(60);
+
+/// Wait for what reads files or gives memory back, as a boot or a shutdown of a large VM does.
+pub(crate) const PATIENT: Duration = Duration::from_secs(300);
+
+/// The sending end of the VMM's requests.
+pub(crate) struct Client {
+    requests: Sender<ApiRequest>,
+    wake: EventFd,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client of the VMM that receives from `requests` when `wake` ticks.
+    pub(crate) fn new(requests: Sender<ApiRequest>, wake: EventFd) -> Self {
+        Self { requests, wake }
+    }
+
+    /// Sends one request and waits for its answer.
+    pub(crate) fn ask<A: ApiAction>(
+        &self,
+        action: &A,
+        body: A::RequestBody,
+        patience: Duration,
+    ) -> Result<ApiResponsePayload, Error> {
+        let (reply_to, reply) = channel();
+        self.requests
+            .send(action.request(body, reply_to))
+            .map_err(|_| Error::Gone)?;
+        self.wake.write(1).map_err(Error::Wake)?;
+        match reply.recv_timeout(patience) {
+            Ok(Ok(payload)) => Ok(payload),
+            Ok(Err(error)) => Err(Error::Refused(Cause::of(&error))),
+            Err(RecvTimeoutError::Disconnected) => Err(Error::Gone),
+            Err(RecvTimeoutError::Timeout) => {
+                // A VMM that cannot deliver its answer ends itself: keep an ear open for it.
+                mem::forget(reply);
+                Err(Error::Silent(patience))
+            }
+        }
+    }
+
+    /// The VM's configuration and state.
+    pub(crate) fn info(&self) -> Result<VmInfoResponse, Error> {
+        match self.ask(&VmInfo, (), PROMPT)? {
+            ApiResponsePayload::VmInfo(info) => Ok(info),
+            _ => Err(Error::Answer),
+        }
+    }
+
+    /// The counters of the VM's devices, as JSON text.
+    pub(crate) fn counters(&self) -> Result<Vec<u8>, Error> {
+        match self.ask(&VmCounters, (), PROMPT)? {
+            ApiResponsePayload::VmAction(Some(json)) => Ok(json),
+            _ => Err(Error::Answer),
+        }
+    }
+
+    /// Presses the VM's power button.
+    pub(crate) fn press_power_button(&self) -> Result<(), Error> {
+        self.ask(&VmPowerButton, (), PROMPT).map(drop)
+    }
+
+    /// Ends the VM and the VMM's main thread. A VMM that is gone already is no error, and one that
+    /// fails to take its VM down ends all the same.
+    pub(crate) fn shut_down(&self) -> Result<(), Error> {
+        match self.ask(&VmmShutdown, (), PATIENT) {
+            Ok(_) | Err(Error::Gone) => Ok(()),
+            Err(Error::Refused(cause)) => {
+                log::warn!("the VM did not shut down cleanly: {}", chain(&cause));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! One running VM.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cocoon::vm::spec::{Nic, VmSpec};
+use cocoon::vmm::Machine;
+use cocoon::vmm::engine::{EngineError, Event};
+use vmm::api::{VmBoot, VmCreate};
+
+use crate::client::{Client, PATIENT};
+use crate::error::Error;
+use crate::life::{self, Life};
+use crate::{convert, process, terminal, threads};
+
+/// A VM of this process.
+#[derive(Debug)]
+pub(crate) struct CloudMachine {
+    client: Arc<Client>,
+    /// Set before cocoon ends the VM, so that its end is known to be wanted.
+    asked_to_end: Arc<AtomicBool>,
+    events: Mutex<Option<Receiver<Event>>>,
+    /// An open slave of the current terminal: without one, Cloud Hypervisor takes the terminal for
+    /// unplugged and looks for its return only twice a second.
+    slave: Mutex<Option<File>>,
+}
+
+/// Boots `spec`'s VM in this process.
+///
+/// # Errors
+/// As [`cocoon::vmm::Engine::boot`].
+pub(crate) fn boot(spec: &VmSpec) -> Result<CloudMachine, EngineError> {
+    for nic in &spec.nics {
+        tap_exists(nic).map_err(|error| error.during("find the VM's TAP devices"))?;
+    }
+    let asked_to_end =
+        process::prepare().map_err(|error| error.during("ready the process for its VMM"))?;
+    let (tell, notes) = channel();
+    let client = threads::start(&spec.paths.api_socket, &tell)
+        .map_err(|error| error.during("start the VMM's threads"))?;
+    if let Err(error) = create_and_boot(&client, spec) {
+        if let Err(stuck) = life::abandon(&client, &notes) {
+            log::error!("the VMM of a VM that did not boot is still there: {stuck}");
+        }
+        return Err(error);
+    }
+    let client = Arc::new(client);
+    let (events, happened) = channel();
+    let life = Life {
+        notes,
+        events,
+        client: Arc::clone(&client),
+        asked_to_end: Arc::clone(&asked_to_end),
+    };
+    threads::spawn("ch-life", move || life.follow())
+        .map_err(|error| error.during("watch over the VM"))?;
+    Ok(CloudMachine {
+        client,
+        asked_to_end,
+        events: Mutex::new(Some(happened)),
+        slave: Mutex::new(None),
+    })
+}
+
+fn create_and_boot(client: &Client, spec: &VmSpec) -> Result<(), EngineError> {
+    let config = Box::new(convert::vm_config(spec));
+    client
+        .ask(&VmCreate, config, PATIENT)
+        .map_err(|error| error.during("create the VM"))?;
+    client
+        .ask(&VmBoot, (), PATIENT)
+        .map_err(|error| error.during("boot the VM"))?;
+    Ok(())
+}
+
+/// Refuses a TAP that is not there: Cloud Hypervisor would make one that leads nowhere.
+fn tap_exists(nic: &Nic) -> Result<(), Error> {
+    let no_tap = |source: rustix::io::Errno| Error::NoTap {
+        tap: nic.tap.clone(),
+        source: source.into(),
+    };
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::DGRAM,
+        None,
+    )
+    .map_err(no_tap)?;
+    rustix::net::netdevice::name_to_index(&socket, &nic.tap)
+        .map(drop)
+        .map_err(no_tap)
+}
+
+impl Machine for CloudMachine {
+    fn console(&self) -> Result<OwnedFd, EngineError> {
+        let open = || -> Result<OwnedFd, Error> {
+            let slave = terminal::open(&self.client)?;
+            let ours = slave.try_clone().map_err(|source| Error::Prepare {
+                what: "duplicate the terminal",
+                source,
+            })?;
+            let mut kept = self.slave.lock().unwrap_or_else(PoisonError::into_inner);
+            *kept = Some(ours);
+            Ok(slave.into())
+        };
+        open().map_err(|error| error.during("open the VM's terminal"))
+    }
+
+    fn events(&self) -> Option<Receiver<Event>> {
+        self.events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    fn press_power_button(&self) -> Result<(), EngineError> {
+        self.client
+            .press_power_button()
+            .map_err(|error| error.during("press the VM's power button"))
+    }
+
+    fn power_off(&self) -> Result<(), EngineError> {
+        self.asked_to_end.store(true, Ordering::SeqCst);
+        self.client
+            .shut_down()
+            .map_err(|error| error.during("power the VM off"))
+    }
+
+    fn info(&self) -> Result<serde_json::Value, EngineError> {
+        let describe = || -> Result<serde_json::Value, Error> {
+            let info = self.client.info()?;
+            let mut value = serde_json::to_value(info).map_err(Error::Json)?;
+            let counters = self.client.counters()?;
+            value["counters"] = serde_json::from_slice(&counters).map_err(Error::Json)?;
+            Ok(value)
+        };
+        describe().map_err(|error| error.during("describe the VM"))
+    }
+}
