@@ -100,7 +100,9 @@ fn plan(host: &Host, request: Request) -> Result<Plan, Error> {
         0 => None,
         _ => {
             let conflist = Conflist::find(&host.config.cni_conf_dir)?;
-            host.plugins().check(&conflist).map_err(NetworkError::from)?;
+            host.plugins()
+                .check(&conflist)
+                .map_err(NetworkError::from)?;
             Some(conflist)
         }
     };
