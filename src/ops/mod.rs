@@ -46,7 +46,7 @@ impl Host {
     /// # Errors
     /// A folder cannot be made.
     pub fn open(config: Config, engines: &[&'static dyn Engine]) -> Result<Self, Error> {
-        let layout = Layout::new(&config);
+        let layout = Layout::new(&config.root_dir, &config.run_dir, &config.log_dir);
         layout.prepare()?;
         Ok(Self {
             config,

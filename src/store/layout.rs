@@ -17,7 +17,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::config::Config;
 use crate::units::{Digest, VmId};
 
 /// The folders below which everything lies.
@@ -29,12 +28,12 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout that a configuration asks for.
-    pub fn new(config: &Config) -> Self {
+    /// The layout below these three folders.
+    pub fn new(root: &Path, run: &Path, log: &Path) -> Self {
         Self {
-            root: config.root_dir.clone(),
-            run: config.run_dir.clone(),
-            log: config.log_dir.clone(),
+            root: root.to_owned(),
+            run: run.to_owned(),
+            log: log.to_owned(),
         }
     }
 

@@ -405,7 +405,6 @@ fn from_json(text: String) -> Result<VmConfig, DatabaseError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Settings;
     use crate::store::{Database, Durability, Layout};
 
     struct Fixture {
@@ -416,14 +415,8 @@ mod tests {
 
     fn fixture() -> Fixture {
         let dir = tempfile::tempdir().unwrap();
-        let settings = Settings {
-            root_dir: Some(dir.path().into()),
-            ..Settings::default()
-        };
-        let config = settings
-            .decide(dir.path(), std::num::NonZeroUsize::MIN)
-            .unwrap();
-        let layout = Layout::new(&config);
+        let [run, log] = ["run", "log"].map(|name| dir.path().join(name));
+        let layout = Layout::new(dir.path(), &run, &log);
         layout.prepare().unwrap();
         let db = Database::open(layout.root()).unwrap();
         Fixture {
