@@ -1,0 +1,53 @@
+# make build    the full program where Cloud Hypervisor's source can be fetched, else the root one
+# make demo     build it and watch it work
+# make test     all tests, one closing line a tier
+# make lint     clippy and rustfmt, as CI has them
+# make fmt      format the code
+# make install  put the program into $(DESTDIR)$(PREFIX)/bin
+
+PREFIX ?= /usr/local
+TARGET := x86_64-unknown-linux-gnu
+export COCOON_REVISION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+export COCOON_BUILT := $(shell date -u +%Y-%m-%dT%H:%M:%SZ)
+
+.PHONY: build demo test lint fmt install clean
+.NOTPARALLEL:
+
+build:
+	@tools/prepare
+	@if why=$$(tools/full-build-possible); then \
+		echo "building the full program: Cloud Hypervisor linked in"; \
+		cargo build --release --locked --manifest-path vmm-glue/Cargo.toml --bin cocoon; \
+		install -D vmm-glue/target/$(TARGET)/release/cocoon target/cocoon; \
+	else \
+		echo "SKIPPED: the full build: $$why; building the root program, which links no engine yet"; \
+		cargo build --release --locked --bin cocoon; \
+		install -D target/$(TARGET)/release/cocoon target/cocoon; \
+	fi
+	@ls -l target/cocoon
+
+demo: build
+	@demo/run target/cocoon
+
+test:
+	@tools/prepare
+	@tests/all
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	@if why=$$(tools/full-build-possible); then \
+		cargo fmt --manifest-path vmm-glue/Cargo.toml --check && \
+		cargo clippy --locked --profile lab --manifest-path vmm-glue/Cargo.toml --all-targets -- -D warnings; \
+	else echo "SKIPPED: linting vmm-glue: $$why"; fi
+
+fmt:
+	cargo fmt --all
+	cargo fmt --manifest-path vmm-glue/Cargo.toml
+
+install: build
+	install -D -m 0755 target/cocoon $(DESTDIR)$(PREFIX)/bin/cocoon
+
+clean:
+	cargo clean
+	cargo clean --manifest-path vmm-glue/Cargo.toml
