@@ -8,7 +8,8 @@
 PREFIX ?= /usr/local
 TARGET := x86_64-unknown-linux-gnu
 export COCOON_REVISION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
-export COCOON_BUILT := $(shell date -u +%Y-%m-%dT%H:%M:%SZ)
+# Of the commit, not of the build: the same source gives the same program, and nothing is built twice.
+export COCOON_BUILT := $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 
 .PHONY: build demo test lint fmt install clean
 .NOTPARALLEL:

@@ -1,0 +1,4 @@
+//! What users type, and what they read.
+
+mod mistakes;
+mod output;

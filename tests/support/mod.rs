@@ -1,0 +1,53 @@
+//! Starts the program in a root folder of its own.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// A root folder that goes with the test, and the program that uses it.
+pub(crate) struct Cocoon {
+    pub(crate) root: tempfile::TempDir,
+}
+
+impl Cocoon {
+    pub(crate) fn new() -> Self {
+        Self {
+            root: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// The program with these arguments, and nothing of the caller's environment that it reads.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cocoon"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("COCOON_")) {
+            command.env_remove(name);
+        }
+        command
+            .env("COCOON_ROOT_DIR", self.root.path())
+            .env("COCOON_LOG_DIR", self.root.path().join("log"));
+        command.env("NO_COLOR", "1").args(args);
+        command
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    pub(crate) fn file(&self, name: &str, content: &str) -> String {
+        let path = self.root.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+pub(crate) fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Whether a folder holds anything.
+pub(crate) fn is_empty(folder: &Path) -> bool {
+    std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
+}
