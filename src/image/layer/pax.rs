@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_value_may_hold_newlines_and_equals_signs() {
-        let data = b"31 SCHILY.xattr.user.a=1\n=2\n\0\xff\n18 path=dir/file.c\n";
+        let data = b"31 SCHILY.xattr.user.a=1\n=2\n\0\xff\n19 path=dir/file.c\n";
         let pax = Pax::parse(data).unwrap();
         assert_eq!(pax.xattrs[&b"user.a"[..]], b"1\n=2\n\0\xff");
         assert_eq!(pax.path.unwrap(), b"dir/file.c");
