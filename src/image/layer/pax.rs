@@ -239,7 +239,8 @@ mod tests {
 
     #[test]
     fn times_keep_their_nanoseconds_on_both_sides_of_1970() {
-        let table: [(&[u8], Option<(i64, u32)>); 8] = [
+        type Row<'a> = (&'a [u8], Option<(i64, u32)>);
+        let table: [Row<'_>; 8] = [
             (b"1700000000.123456789", Some((1_700_000_000, 123_456_789))),
             (b"5", Some((5, 0))),
             (b"5.1234567899", Some((5, 123_456_789))),

@@ -25,6 +25,7 @@ fn raw(name: &[u8], change: impl FnOnce(&mut [u8; 512])) -> tar::Header {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn hostile_archives_are_refused_by_name() {
     let new = TarBuilder::new;
     let long_path = ["p/"; 2100].concat();
@@ -215,6 +216,17 @@ fn hostile_archives_are_refused_by_name() {
                     (b"GNU.sparse.map", b"0,1"),
                 ])
                 .file("s", b"x")
+                .end(),
+            "unpacks to more",
+        ),
+        // A kernel of 8 EiB, all of it a hole.
+        (
+            new()
+                .pax(&[
+                    (b"GNU.sparse.size", b"9223372036854775807"),
+                    (b"GNU.sparse.map", b"0,0"),
+                ])
+                .file("vmlinuz", b"")
                 .end(),
             "unpacks to more",
         ),
