@@ -6,14 +6,13 @@ use std::path::Path;
 use super::ErofsError;
 use super::data::{Compression, Content, DataWriter, DenseFile, Run, SparseFile, Stored};
 use super::format::{
-    self, BLOCK, DirectoryLength, Dirent, HOLE, INODE, InodeHeader, Layout, Superblock,
-    XATTR_HEADER,
+    self, BLOCK, DirectoryLength, Dirent, HOLE, InodeHeader, Layout, Superblock, XATTR_HEADER,
 };
 use super::plan::{self, Plan};
 use super::tree::{Kind, NodeId, Tree};
 use super::xattr::Xattrs;
 
-/// The low 16 bits of the longest nid that a superblock can name; the root's nid is always 1.
+/// The plan puts the root into slot 1; a superblock has 16 bits for it.
 const ROOT_NID: u16 = 1;
 
 /// An image that is being written. Without [`ImageWriter::finish`] its file is no image.
@@ -310,5 +309,3 @@ fn file_type(kind: &Kind) -> u16 {
         Kind::Fifo => 0o010_000,
     }
 }
-
-const _: () = assert!(INODE.is_multiple_of(format::SLOT as usize));

@@ -12,9 +12,9 @@ use std::collections::BTreeMap;
 use std::io::{BufReader, ErrorKind, Read};
 
 use super::super::erofs::Timestamp;
-use super::header::{self, Header, RECORD};
+use super::header::{self, GnuSparse, Header, RECORD};
 use super::pax::{self, Pax, PaxSparse};
-use super::sparse::{self, MAX_SEGMENTS, SparseMap};
+use super::sparse::{self, MAX_SEGMENTS, Segment, SparseMap};
 use super::{EntryName, LayerError, Refusal};
 
 /// Largest extension header in bytes: a path and 64 KiB of attributes take far less.
@@ -25,10 +25,17 @@ const BUFFER: usize = 64 << 10;
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EntryKind {
+    /// Another name of an inode that came before.
+    HardLink,
+    Inode(InodeKind),
+}
+
+/// What a new inode is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InodeKind {
     File,
     Directory,
     Symlink,
-    HardLink,
     Character,
     Block,
     Fifo,
@@ -189,7 +196,7 @@ impl<'a> Archive<'a> {
             return Err(self.refused(Refusal::Number("size")));
         }
         match entry.kind {
-            EntryKind::File => {}
+            EntryKind::Inode(InodeKind::File) => {}
             // Tar programs agree that a hard link has no data, whatever its size says; about
             // others they disagree, which would let an entry hide from some of them.
             EntryKind::HardLink => return Ok(()),
@@ -206,11 +213,11 @@ impl<'a> Archive<'a> {
             return Ok(());
         };
         self.begin_data(size);
-        let (real_size, pairs) = match map {
+        let (real_size, segments) = match map {
             Some(map) => map,
             None => self.pax_map(sparse)?,
         };
-        let map = SparseMap::new(real_size, &pairs, self.left);
+        let map = SparseMap::new(real_size, segments, self.left);
         entry.sparse = Some(map.map_err(|reason| self.refused(reason))?);
         entry.size = self.left;
         Ok(())
@@ -222,24 +229,28 @@ impl<'a> Archive<'a> {
     }
 
     /// The segments in the header and in the records after it.
-    fn old_gnu_map(&mut self, header: &Header<'_>) -> Result<(u64, Vec<(u64, u64)>), LayerError> {
+    fn old_gnu_map(&mut self, header: &Header<'_>) -> Result<(u64, Vec<Segment>), LayerError> {
         let parsed = header.gnu_sparse();
-        let (mut pairs, mut has_more, size) = parsed.map_err(|reason| self.refused(reason))?;
+        let GnuSparse {
+            size,
+            mut segments,
+            mut has_more,
+        } = parsed.map_err(|reason| self.refused(reason))?;
         while has_more {
             let mut record = [0; RECORD];
             self.read(&mut record)?;
             let more = header::gnu_sparse_more(&record);
             let (next, is_followed) = more.map_err(|reason| self.refused(reason))?;
-            if next.is_empty() || pairs.len() > MAX_SEGMENTS {
+            if next.is_empty() || segments.len() > MAX_SEGMENTS {
                 return Err(self.refused(Refusal::Sparse("it has too many segments")));
             }
-            pairs.extend(next);
+            segments.extend(next);
             has_more = is_followed;
         }
-        Ok((size, pairs))
+        Ok((size, segments))
     }
 
-    fn pax_map(&mut self, sparse: &PaxSparse) -> Result<(u64, Vec<(u64, u64)>), LayerError> {
+    fn pax_map(&mut self, sparse: &PaxSparse) -> Result<(u64, Vec<Segment>), LayerError> {
         let missing = Refusal::Sparse("it does not say the file's size");
         let size = sparse.size.ok_or_else(|| self.refused(missing))?;
         let numbers = match (sparse.major, sparse.minor) {
@@ -247,8 +258,8 @@ impl<'a> Archive<'a> {
             (None | Some(0), _) => sparse.map.clone(),
             _ => return Err(self.refused(Refusal::Sparse("its format is unknown"))),
         };
-        let pairs = sparse::pairs(&numbers).map_err(|reason| self.refused(reason))?;
-        Ok((size, pairs))
+        let segments = sparse::segments(&numbers).map_err(|reason| self.refused(reason))?;
+        Ok((size, segments))
     }
 
     /// Format 1.0: the number of segments, their offsets and lengths, a line each, at the start of
@@ -403,7 +414,10 @@ impl Entry {
                 nanoseconds: 0,
             },
         };
-        if matches!(self.kind, EntryKind::Character | EntryKind::Block) {
+        if matches!(
+            self.kind,
+            EntryKind::Inode(InodeKind::Character | InodeKind::Block)
+        ) {
             self.device = header.device()?;
         }
         Ok(())
@@ -419,18 +433,19 @@ fn id(value: i64, what: &'static str) -> Result<u32, Refusal> {
 }
 
 fn kind(flag: u8, path: &[u8]) -> Result<EntryKind, Refusal> {
-    match flag {
+    let kind = match flag {
         // Before POSIX a directory was a file whose name ends in a slash.
-        b'0' | b'\0' if path.ends_with(b"/") => Ok(EntryKind::Directory),
-        b'0' | b'\0' | b'7' | b'S' => Ok(EntryKind::File),
-        b'1' => Ok(EntryKind::HardLink),
-        b'2' => Ok(EntryKind::Symlink),
-        b'3' => Ok(EntryKind::Character),
-        b'4' => Ok(EntryKind::Block),
-        b'5' => Ok(EntryKind::Directory),
-        b'6' => Ok(EntryKind::Fifo),
-        other => Err(Refusal::Type(other)),
-    }
+        b'0' | b'\0' if path.ends_with(b"/") => InodeKind::Directory,
+        b'0' | b'\0' | b'7' | b'S' => InodeKind::File,
+        b'1' => return Ok(EntryKind::HardLink),
+        b'2' => InodeKind::Symlink,
+        b'3' => InodeKind::Character,
+        b'4' => InodeKind::Block,
+        b'5' => InodeKind::Directory,
+        b'6' => InodeKind::Fifo,
+        other => return Err(Refusal::Type(other)),
+    };
+    Ok(EntryKind::Inode(kind))
 }
 
 /// GNU tar ends long names with a NUL; one within stays, to be refused.

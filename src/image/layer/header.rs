@@ -8,9 +8,19 @@
 //! Source: POSIX.1-2017 `pax`, "ustar Interchange Format"; GNU tar manual, "Basic Tar Format".
 
 use super::Refusal;
+use super::sparse::Segment;
 
 /// Size of a header, and what data is padded to, in bytes.
 pub(super) const RECORD: usize = 512;
+
+/// The part of an old GNU sparse map that stands in a header.
+pub(super) struct GnuSparse {
+    /// Size of the file, holes included.
+    pub(super) size: u64,
+    pub(super) segments: Vec<Segment>,
+    /// Whether a record of further segments follows.
+    pub(super) has_more: bool,
+}
 
 /// One header.
 pub(super) struct Header<'a>(&'a [u8; RECORD]);
@@ -96,11 +106,12 @@ impl<'a> Header<'a> {
         Ok((part(&self.0[329..337])?, part(&self.0[337..345])?))
     }
 
-    /// Old GNU sparse: the segments of the header itself, whether more follow, the real size.
-    pub(super) fn gnu_sparse(&self) -> Result<(Vec<(u64, u64)>, bool, u64), Refusal> {
-        let segments = gnu_segments(&self.0[386..482])?;
-        let size = unsigned(&self.0[483..495], "sparse size")?;
-        Ok((segments, self.0[482] != 0, size))
+    pub(super) fn gnu_sparse(&self) -> Result<GnuSparse, Refusal> {
+        Ok(GnuSparse {
+            size: unsigned(&self.0[483..495], "sparse size")?,
+            segments: gnu_segments(&self.0[386..482])?,
+            has_more: self.0[482] != 0,
+        })
     }
 
     fn is_posix(&self) -> bool {
@@ -113,18 +124,20 @@ impl<'a> Header<'a> {
 }
 
 /// Old GNU sparse: a record of further segments, and whether another follows.
-pub(super) fn gnu_sparse_more(record: &[u8; RECORD]) -> Result<(Vec<(u64, u64)>, bool), Refusal> {
+pub(super) fn gnu_sparse_more(record: &[u8; RECORD]) -> Result<(Vec<Segment>, bool), Refusal> {
     Ok((gnu_segments(&record[..504])?, record[504] != 0))
 }
 
 /// Pairs of 12-byte fields, offset and length, up to an empty one.
-fn gnu_segments(fields: &[u8]) -> Result<Vec<(u64, u64)>, Refusal> {
+fn gnu_segments(fields: &[u8]) -> Result<Vec<Segment>, Refusal> {
     fields
         .chunks_exact(24)
         .take_while(|pair| pair[0] != 0)
         .map(|pair| {
-            let offset = unsigned(&pair[..12], "sparse offset")?;
-            Ok((offset, unsigned(&pair[12..], "sparse length")?))
+            Ok(Segment {
+                offset: unsigned(&pair[..12], "sparse offset")?,
+                len: unsigned(&pair[12..], "sparse length")?,
+            })
         })
         .collect()
 }

@@ -51,7 +51,8 @@ mod tests {
     #[test]
     fn paths_are_normalised_or_refused() {
         let long = [b'x'; 256];
-        let table: [(&[u8], Result<&[&[u8]], Refusal>); 14] = [
+        type Row<'a> = (&'a [u8], Result<&'a [&'a [u8]], Refusal>);
+        let table: [Row<'_>; 14] = [
             (b"a/b", Ok(&[b"a", b"b"])),
             (b"./a//b/", Ok(&[b"a", b"b"])),
             (b"/a/./b", Ok(&[b"a", b"b"])),

@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_value_may_hold_newlines_and_equals_signs() {
-        let data = b"31 SCHILY.xattr.user.a=1\n=2\n\0\xff\n18 path=dir/file.c\n";
+        let data = b"31 SCHILY.xattr.user.a=1\n=2\n\0\xff\n19 path=dir/file.c\n";
         let pax = Pax::parse(data).unwrap();
         assert_eq!(pax.xattrs[&b"user.a"[..]], b"1\n=2\n\0\xff");
         assert_eq!(pax.path.unwrap(), b"dir/file.c");
@@ -239,7 +239,8 @@ mod tests {
 
     #[test]
     fn times_keep_their_nanoseconds_on_both_sides_of_1970() {
-        let table: [(&[u8], Option<(i64, u32)>); 8] = [
+        type Row<'a> = (&'a [u8], Option<(i64, u32)>);
+        let table: [Row<'_>; 8] = [
             (b"1700000000.123456789", Some((1_700_000_000, 123_456_789))),
             (b"5", Some((5, 0))),
             (b"5.1234567899", Some((5, 123_456_789))),
