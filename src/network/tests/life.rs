@@ -190,6 +190,47 @@ fn root_plugins_that_need_the_result_to_delete_leave_no_firewall_rule() {
     });
 }
 
+/// The sample of the product's README, to the letter: one plugin, no list, NAT, usual lease folder.
+const README_SAMPLE: &str = r#"{
+  "cniVersion": "1.0.0",
+  "name": "cocoon",
+  "type": "bridge",
+  "bridge": "cni0",
+  "isGateway": true,
+  "ipMasq": true,
+  "ipam": {
+    "type": "host-local",
+    "subnet": "10.22.0.0/16",
+    "routes": [{ "dst": "0.0.0.0/0" }]
+  }
+}"#;
+
+#[test]
+fn root_the_sample_of_the_readme_works_and_leaves_no_rule() {
+    on_a_host(|host| {
+        let works = Command::new("iptables-save").output();
+        if !works.is_ok_and(|out| out.status.success()) {
+            println!("SKIPPED: iptables does not work here");
+            return;
+        }
+        let (none, flags) = (None::<&str>, nix::mount::MsFlags::empty());
+        nix::mount::mount(Some("tmpfs"), "/var/lib", Some("tmpfs"), flags, none).unwrap();
+        let conf_dir = host.dir.path().join("net.d");
+        fs::create_dir(&conf_dir).unwrap();
+        fs::write(conf_dir.join("10-cocoon.conf"), README_SAMPLE).unwrap();
+        let planned = planned(&Conflist::find(&conf_dir).unwrap(), 1, 1);
+        let record = host.setup(&planned).unwrap();
+        let address = record.nics[0].address.unwrap();
+        assert_eq!(address.gateway, Some([10, 22, 0, 1].into()));
+        let vm = record.vm.to_string();
+        assert!(run("iptables-save", &["-t", "nat"]).contains(&vm));
+        teardown(&host.plugins, &record).unwrap();
+        assert!(!run("iptables-save", &["-t", "nat"]).contains(&vm));
+        let lease = format!("/var/lib/cni/networks/cocoon/{}", address.ip);
+        assert!(!Path::new(&lease).exists());
+    });
+}
+
 #[test]
 fn root_networks_of_this_host_are_listed_by_vm() {
     on_a_host(|host| {
