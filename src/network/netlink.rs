@@ -5,9 +5,9 @@
 
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
 
 use futures_util::TryStreamExt;
+use ipnet::IpNet;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::tc::{
     TcActionAttribute, TcActionMirrorOption, TcActionOption, TcActionType, TcAttribute,
@@ -101,24 +101,28 @@ impl Netlink {
         self.wait(self.handle.link().set(link.build()).execute())
     }
 
-    /// Deletes every address of the device `index`, and returns them.
-    pub(super) fn flush_addresses(&self, index: u32) -> io::Result<Vec<IpAddr>> {
-        use rtnetlink::packet_route::address::AddressAttribute;
+    /// Deletes every address of the device `index`.
+    pub(super) fn flush_addresses(&self, index: u32) -> io::Result<()> {
         let dump = self.handle.address().get().set_link_index_filter(index);
         let found: Vec<_> = self.wait(dump.execute().try_collect())?;
-        let mut deleted = Vec::new();
         for address in found {
-            deleted.extend(address.attributes.iter().find_map(|a| match a {
-                AddressAttribute::Address(ip) => Some(*ip),
-                _ => None,
-            }));
             match self.wait(self.handle.address().del(address).execute()) {
                 // A secondary address goes with its primary one.
                 Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {}
                 other => other?,
             }
         }
-        Ok(deleted)
+        Ok(())
+    }
+
+    /// Gives the device `index` an address; one that it has is no error.
+    pub(super) fn add_address(&self, index: u32, address: IpNet) -> io::Result<()> {
+        let request = self.handle.address();
+        let request = request.add(index, address.addr(), address.prefix_len());
+        match self.wait(request.execute()) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            other => other,
+        }
     }
 
     /// Gives the device `index` an ingress qdisc.

@@ -36,7 +36,7 @@ pub struct NetworkRecord {
     pub nic_count: u16,
     /// Pairs of receive and transmit queues of each NIC.
     pub queue_pairs: u16,
-    /// The NICs that are whole, in the order of their indexes; as many as `nic_count` once set up.
+    /// The NICs that CNI has added, in the order of their indexes; `nic_count` of them once set up.
     pub nics: Vec<NicRecord>,
 }
 

@@ -14,8 +14,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
+
 use super::netlink::{Change, Link, Netlink};
-use super::plan::{NetworkRecord, ifname, tap_name};
+use super::plan::{NetworkRecord, NicRecord};
 use crate::sys::netns::{self, NetnsError};
 use crate::sys::tun;
 use crate::units::Mac;
@@ -66,12 +68,12 @@ pub enum DeviceError {
     },
 }
 
-/// What joining found out about the CNI interface.
+/// What of the CNI interface the guest's NIC takes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Joined {
-    /// Its address, which is to be the guest's.
+pub(super) struct Inspected {
+    /// Its address.
     pub(super) mac: Mac,
-    /// Its largest packet, in bytes, and the TAP device's.
+    /// Its largest packet, in bytes.
     pub(super) mtu: u16,
 }
 
@@ -97,34 +99,42 @@ pub(super) fn prepare(netns: &Path) -> Result<(), DeviceError> {
     })
 }
 
-/// Joins NIC `index`'s CNI interface with a new TAP device of `queue_pairs` queue pairs, after
-/// giving the interface the address `mac`, where one is wanted.
+/// Looks at the CNI interface `ifname`, after giving it the address `mac`, where one is wanted.
 ///
 /// # Errors
-/// The interface is missing or is not of Ethernet, or the kernel refuses a step. What was made
-/// goes with the namespace.
-pub(super) fn join(
+/// The interface is missing or cannot be a guest's NIC, or the kernel refuses a step.
+pub(super) fn inspect(
     netns: &Path,
-    index: u16,
-    queue_pairs: u16,
+    ifname: &str,
     mac: Option<Mac>,
-) -> Result<Joined, DeviceError> {
+) -> Result<Inspected, DeviceError> {
     inside(netns, |inside| {
-        let (ifname, tap) = (ifname(index), tap_name(index));
-        let mut found = inside.link(&ifname)?;
+        let mut found = inside.link(ifname)?;
         if let Some(wanted) = mac.filter(|mac| found.mac != Some(*mac)) {
-            found.mac = Some(inside.set_mac(&ifname, found.index, wanted)?);
+            inside.set_mac(ifname, found.index, wanted)?;
+            found.mac = Some(wanted);
         }
-        let joined = inside.suitable(&ifname, found)?;
-        inside.silence(&ifname, found.index)?;
+        inside.suitable(ifname, found)
+    })
+}
 
-        tun::create(&tap, queue_pairs).map_err(|e| inside.failed("make", &tap, e))?;
-        let tap_index = inside.link(&tap)?.index;
-        inside.set_ipv6(&tap, "disable_ipv6", "1")?;
+/// Joins the CNI interface of `nic` with a new TAP device.
+///
+/// # Errors
+/// The interface is missing, or the kernel refuses a step. What was made goes with the namespace.
+pub(super) fn join(netns: &Path, nic: &NicRecord) -> Result<(), DeviceError> {
+    inside(netns, |inside| {
+        let (ifname, tap) = (&nic.ifname, &nic.tap);
+        let found = inside.link(ifname)?;
+        inside.silence(ifname, found.index)?;
+
+        tun::create(tap, nic.queue_pairs).map_err(|e| inside.failed("make", tap, e))?;
+        let tap_index = inside.link(tap)?.index;
+        inside.set_ipv6(tap, "disable_ipv6", "1")?;
         // Both filters stand before the first frame can come.
         for (name, from, to) in [
-            (&ifname, found.index, tap_index),
-            (&tap, tap_index, found.index),
+            (ifname, found.index, tap_index),
+            (tap, tap_index, found.index),
         ] {
             inside
                 .netlink
@@ -134,17 +144,46 @@ pub(super) fn join(
         }
         let tap_up = Change {
             up: Some(true),
-            mtu: Some(joined.mtu),
+            mtu: Some(nic.mtu),
             queue_length: Some(TAP_QUEUE_FRAMES),
             ..Change::default()
         };
-        inside.change("bring up", &tap, tap_index, tap_up)?;
+        inside.change("bring up", tap, tap_index, tap_up)?;
         let up = Change {
             up: Some(true),
             ..Change::default()
         };
-        inside.change("bring up", &ifname, found.index, up)?;
-        Ok(joined)
+        inside.change("bring up", ifname, found.index, up)
+    })
+}
+
+/// Puts `addresses` back on the CNI interface `ifname`, which goes down first, so that the host
+/// still says nothing. The bridge and ptp plugins find by them which NAT rules DEL must remove. An
+/// interface that is gone needs none.
+///
+/// # Errors
+/// The kernel refuses a step.
+pub(super) fn restore_addresses(
+    netns: &Path,
+    ifname: &str,
+    addresses: &[IpNet],
+) -> Result<(), DeviceError> {
+    inside(netns, |inside| {
+        let found = inside.netlink.link(ifname);
+        let Some(found) = found.map_err(|e| inside.failed("look for", ifname, e))? else {
+            return Ok(());
+        };
+        let down = Change {
+            up: Some(false),
+            ..Change::default()
+        };
+        inside.change("bring down", ifname, found.index, down)?;
+        inside.set_ipv6(ifname, "disable_ipv6", "0")?;
+        for address in addresses {
+            let added = inside.netlink.add_address(found.index, *address);
+            added.map_err(|e| inside.failed("put an address back on", ifname, e))?;
+        }
+        Ok(())
     })
 }
 
@@ -244,7 +283,7 @@ impl Inside<'_> {
     }
 
     /// Gives the device an address; down meanwhile, since not every driver changes it while up.
-    fn set_mac(&self, name: &str, index: u32, mac: Mac) -> Result<Mac, DeviceError> {
+    fn set_mac(&self, name: &str, index: u32, mac: Mac) -> Result<(), DeviceError> {
         let down = Change {
             up: Some(false),
             ..Change::default()
@@ -254,12 +293,11 @@ impl Inside<'_> {
             ..Change::default()
         };
         self.change("bring down", name, index, down)?;
-        self.change("set the address of", name, index, address)?;
-        Ok(mac)
+        self.change("set the address of", name, index, address)
     }
 
     /// What of the device the guest's NIC takes over.
-    fn suitable(&self, name: &str, found: Link) -> Result<Joined, DeviceError> {
+    fn suitable(&self, name: &str, found: Link) -> Result<Inspected, DeviceError> {
         let unsuitable = |what: String| DeviceError::Unsuitable {
             device: name.to_owned(),
             netns: self.netns.to_owned(),
@@ -270,7 +308,7 @@ impl Inside<'_> {
             .ok()
             .filter(|mtu| *mtu >= MIN_MTU_BYTES)
             .ok_or_else(|| unsuitable(format!("an MTU of {} bytes", found.mtu)))?;
-        Ok(Joined { mac, mtu })
+        Ok(Inspected { mac, mtu })
     }
 
     /// Takes every address from the device, so that the guest alone answers to them.
@@ -287,7 +325,7 @@ impl Inside<'_> {
         let path = format!("/proc/sys/net/ipv6/conf/{name}/{parameter}");
         match fs::write(path, value) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(self.failed("turn off IPv6 on", name, error))
+                Err(self.failed("set an IPv6 parameter of", name, error))
             }
             _ => Ok(()),
         }

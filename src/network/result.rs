@@ -13,6 +13,9 @@ use serde_json::{Map, Value};
 use super::conflist;
 use super::plan::Address;
 
+/// More addresses than an interface is given.
+const MAX_ADDRESSES: usize = 64;
+
 /// The success of one ADD.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct AddResult {
@@ -76,6 +79,17 @@ pub(super) fn parse(bytes: &[u8], version: &str) -> Result<AddResult, ResultErro
     }
     let address = address(&wire)?;
     Ok(AddResult { json, address })
+}
+
+/// Every address in a result that was read before, IPv6 too.
+pub(super) fn addresses(json: &Map<String, Value>) -> Vec<IpNet> {
+    let ips = json.get("ips").and_then(Value::as_array);
+    let texts = ips
+        .into_iter()
+        .flatten()
+        .filter_map(|ip| ip["address"].as_str());
+    let parsed = texts.filter_map(|text| text.parse().ok());
+    parsed.take(MAX_ADDRESSES).collect()
 }
 
 /// The first IPv4 address with its gateway, which may be named by the default route alone.
@@ -210,6 +224,20 @@ mod tests {
         let result = parse(br#"{"x":{"y":[1]}}"#, "0.4.0").unwrap();
         assert_eq!(result.json["x"]["y"][0], 1);
         assert_eq!(result.json["cniVersion"], "0.4.0");
+    }
+
+    #[test]
+    fn all_addresses_of_a_stored_result_are_found_and_nonsense_passed_over() {
+        let json =
+            r#"{"ips":[{"address":"10.0.0.2/16"},7,{"address":"x"},{"address":"fd00::2/64"}]}"#;
+        let found = addresses(&serde_json::from_str(json).unwrap());
+        assert_eq!(
+            found,
+            ["10.0.0.2/16", "fd00::2/64"].map(|a| a.parse().unwrap())
+        );
+        for json in [r#"{}"#, r#"{"ips":1}"#, r#"{"ips":null}"#] {
+            assert!(addresses(&serde_json::from_str(json).unwrap()).is_empty());
+        }
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! A VM's network, made: namespace, then NIC by NIC CNI's ADD and the join with a TAP device.
 //!
 //! ```text
-//! plan ──save──▶ netns ──▶ ADD eth0 ──▶ join tap0 ──save──▶ ADD eth1 ──▶ ...  ──▶ record
+//! plan ──save──▶ netns ──▶ ADD eth0 ──save──▶ join tap0 ──▶ ADD eth1 ──▶ ...  ──▶ record
 //!                  any failure: DEL of every NIC tried, last first, then the netns
 //! ```
 //!
@@ -19,10 +19,10 @@ use super::result::AddResult;
 use super::teardown::{STORED, take_down};
 use crate::sys::netns;
 
-/// Stores a record; called after each NIC.
+/// Stores a record; called after each NIC's ADD.
 pub type Save<'a> = &'a mut dyn FnMut(&NetworkRecord) -> Result<(), BoxError>;
 
-/// Makes the network that `planned` names, whose record the caller has stored. After each NIC the
+/// Makes the network that `planned` names, whose record the caller has stored. After each ADD the
 /// record so far is given to `save`.
 ///
 /// # Errors
@@ -107,7 +107,8 @@ fn build(
         let wanted = wanted.iter().find(|nic| nic.index == index);
         let mut added = None;
         let made = add_nic(plugins, &list, &mut record, (index, wanted), &mut added)
-            .and_then(|()| save_nic(&record, index, save));
+            .and_then(|()| save_nic(&record, index, save))
+            .and_then(|()| join_last(&record));
         if let Err(error) = made {
             let undo = take_down(plugins, &record, index + 1, added.as_ref());
             return Err(failed(error, undo));
@@ -142,7 +143,7 @@ fn clear(
     Ok(())
 }
 
-/// Adds one NIC, joins it, and puts it on record. What ADD answered is in `added` even on failure.
+/// Adds one NIC and puts it on record. What ADD answered is in `added` even on failure.
 fn add_nic(
     plugins: &Plugins,
     list: &Conflist,
@@ -162,14 +163,14 @@ fn add_nic(
         same_address(&ifname, wanted.address, address)?;
     }
     let mac = wanted.map(|nic| nic.mac);
-    let joined = redirect::join(&record.netns, index, record.queue_pairs, mac)?;
+    let inspected = redirect::inspect(&record.netns, &ifname, mac)?;
     let json = added.take().map(|result| result.json).unwrap_or_default();
     record.nics.push(NicRecord {
         index,
         ifname,
         tap: tap_name(index),
-        mac: joined.mac,
-        mtu: joined.mtu,
+        mac: inspected.mac,
+        mtu: inspected.mtu,
         queue_pairs: record.queue_pairs,
         address,
         cni_result: serde_json::Value::Object(json).to_string(),
@@ -192,6 +193,15 @@ fn same_address(
         wanted,
         got,
     })
+}
+
+/// Joins the NIC that was put on record last. After it was saved: the join takes the addresses off
+/// the interface, and without a record no one could put them back for DEL.
+fn join_last(record: &NetworkRecord) -> Result<(), NetworkError> {
+    if let Some(nic) = record.nics.last() {
+        redirect::join(&record.netns, nic)?;
+    }
+    Ok(())
 }
 
 fn save_nic(record: &NetworkRecord, index: u16, save: Save<'_>) -> Result<(), NetworkError> {

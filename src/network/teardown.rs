@@ -1,6 +1,12 @@
 //! A VM's network, taken down: whole, half made, or lost with the host's last run.
 //!
-//! Invariant: every step is attempted, whatever the others said, and may be attempted again.
+//! ```text
+//! per NIC, last first:  addresses back on eth<i> (down) ──▶ DEL of every plugin      then the netns
+//! ```
+//!
+//! Invariants:
+//! - Every step is attempted, whatever the others said, and may be attempted again.
+//! - Plugins find what they left: the result of ADD, and the interface with its addresses.
 
 use std::path::Path;
 
@@ -10,7 +16,8 @@ use super::cni::{Attachment, Plugins};
 use super::conflist::Conflist;
 use super::error::{NetworkError, TeardownError};
 use super::plan::{NetworkRecord, ifname};
-use super::result::AddResult;
+use super::redirect;
+use super::result::{self, AddResult};
 use crate::sys::netns;
 
 /// What errors call the configuration list of a record.
@@ -72,6 +79,11 @@ fn delete_nics(
         });
         let last = half_added.filter(|_| index + 1 == tried);
         let result = stored.or_else(|| last.map(|half| half.json.clone()));
+        if let Some(result) = result.as_ref().filter(|_| live) {
+            let addresses = result::addresses(result);
+            let restored = redirect::restore_addresses(netns, &ifname(index), &addresses);
+            errors.extend(restored.err().map(NetworkError::from));
+        }
         let from = Attachment {
             vm: record.vm,
             netns,

@@ -7,9 +7,9 @@ use crate::sys::netns;
 const FAILS_ADD: &str = r#"[ "$CNI_COMMAND" = DEL ] && exit 0
 echo '{"cniVersion":"1.0.0","code":7,"msg":"no room","details":"sorry"}'; exit 1"#;
 
-/// Passes on what came before it.
-const PASSES: &str = r#"[ "$CNI_COMMAND" = DEL ] && exit 0
-sed 's/.*"prevResult"://; s/}$//; s/,"type":.*$//'"#;
+/// Passes on what came before it: `prevResult`, which stands before `type` in the configuration.
+const PASSES: &str =
+    r#"[ "$CNI_COMMAND" = DEL ] || sed 's/.*"prevResult"://; s/,"type":"last".*$//'"#;
 
 /// The whole story of an error.
 fn told(error: &dyn std::error::Error) -> String {
@@ -54,21 +54,42 @@ fn root_a_failed_add_is_deleted_in_reverse_and_leaves_nothing() {
 #[test]
 fn root_the_nics_before_a_failed_one_are_undone_too() {
     on_a_host(|host| {
-        let only_first = format!("[ $CNI_IFNAME = eth1 ] || exec cat {}", "/dev/null");
-        host.fake("last", &format!("{only_first}\n{FAILS_ADD}"));
-        let bridge_alone = list(json!([host.bridge()]));
-        let probe = planned(&bridge_alone, 2, 1);
+        let only_second = format!("[ $CNI_COMMAND$CNI_IFNAME = ADDeth0 ] && {{ {PASSES}; exit; }}");
+        host.fake("last", &format!("{only_second}\n{FAILS_ADD}"));
+        let planned = planned(&list(json!([host.bridge(), {"type": "last"}])), 3, 1);
+        let error = told(&host.setup(&planned).unwrap_err());
+        assert!(
+            error.contains("last failed ADD of eth1: no room"),
+            "{error}"
+        );
+        let asked: Vec<_> = host.calls().iter().map(|c| c[..13].to_owned()).collect();
+        assert_eq!(
+            asked,
+            [
+                "last ADD eth0",
+                "last ADD eth1",
+                "last DEL eth1",
+                "last DEL eth0"
+            ]
+        );
+        host.assert_clean(&planned);
+    });
+}
+
+#[test]
+fn root_a_record_that_cannot_be_saved_undoes_its_nic() {
+    on_a_host(|host| {
+        let planned = planned(&list(json!([host.bridge()])), 2, 1);
         let mut second_fails = |record: &NetworkRecord| match record.nics.len() {
             2 => Err("the database is gone".into()),
             _ => Ok(()),
         };
-        let error = setup(&host.plugins, &probe, &mut second_fails).unwrap_err();
+        let error = told(&setup(&host.plugins, &planned, &mut second_fails).unwrap_err());
         assert!(
-            told(&error).ends_with("cannot save the record of eth1: the database is gone"),
-            "{}",
-            told(&error)
+            error.ends_with("cannot save the record of eth1: the database is gone"),
+            "{error}"
         );
-        host.assert_clean(&probe);
+        host.assert_clean(&planned);
     });
 }
 

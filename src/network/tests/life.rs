@@ -138,6 +138,25 @@ fn root_any_missing_part_makes_a_network_not_intact_and_a_rebuild_mends_it() {
 }
 
 #[test]
+fn root_a_plugin_that_ignores_the_wanted_mac_is_overruled() {
+    on_a_host(|host| {
+        let deaf = format!(
+            "CNI_ARGS=\"${{CNI_ARGS%;MAC=*}}\"\nsed 's/\"deaf\"/\"bridge\"/' | {REAL_PLUGINS}/bridge"
+        );
+        host.fake("deaf", &deaf);
+        let mut bridge = host.bridge();
+        bridge["type"] = "deaf".into();
+        let planned = planned(&list(json!([bridge])), 1, 1);
+        let before = host.setup(&planned).unwrap();
+        netns::delete(&before.netns).unwrap();
+        let after = rebuild(&host.plugins, &before).unwrap();
+        assert_eq!(after.nics[0].mac, before.nics[0].mac);
+        assert!(is_intact(&after).unwrap(), "the veth itself has the MAC");
+        Guest::of(&after, 0).assert_connected();
+    });
+}
+
+#[test]
 fn root_a_network_without_address_management_leaves_the_guest_to_dhcp() {
     on_a_host(|host| {
         let bridge = json!({"type": "bridge", "bridge": "cni-test"});
@@ -171,6 +190,47 @@ fn root_plugins_that_need_the_result_to_delete_leave_no_firewall_rule() {
     });
 }
 
+/// The sample of the product's README, to the letter: one plugin, no list, NAT, usual lease folder.
+const README_SAMPLE: &str = r#"{
+  "cniVersion": "1.0.0",
+  "name": "cocoon",
+  "type": "bridge",
+  "bridge": "cni0",
+  "isGateway": true,
+  "ipMasq": true,
+  "ipam": {
+    "type": "host-local",
+    "subnet": "10.22.0.0/16",
+    "routes": [{ "dst": "0.0.0.0/0" }]
+  }
+}"#;
+
+#[test]
+fn root_the_sample_of_the_readme_works_and_leaves_no_rule() {
+    on_a_host(|host| {
+        let works = Command::new("iptables-save").output();
+        if !works.is_ok_and(|out| out.status.success()) {
+            println!("SKIPPED: iptables does not work here");
+            return;
+        }
+        let (none, flags) = (None::<&str>, nix::mount::MsFlags::empty());
+        nix::mount::mount(Some("tmpfs"), "/var/lib", Some("tmpfs"), flags, none).unwrap();
+        let conf_dir = host.dir.path().join("net.d");
+        fs::create_dir(&conf_dir).unwrap();
+        fs::write(conf_dir.join("10-cocoon.conf"), README_SAMPLE).unwrap();
+        let planned = planned(&Conflist::find(&conf_dir).unwrap(), 1, 1);
+        let record = host.setup(&planned).unwrap();
+        let address = record.nics[0].address.unwrap();
+        assert_eq!(address.gateway, Some([10, 22, 0, 1].into()));
+        let vm = record.vm.to_string();
+        assert!(run("iptables-save", &["-t", "nat"]).contains(&vm));
+        teardown(&host.plugins, &record).unwrap();
+        assert!(!run("iptables-save", &["-t", "nat"]).contains(&vm));
+        let lease = format!("/var/lib/cni/networks/cocoon/{}", address.ip);
+        assert!(!Path::new(&lease).exists());
+    });
+}
+
 #[test]
 fn root_many_networks_are_made_at_once() {
     on_a_host(|host| {
@@ -201,22 +261,20 @@ fn root_many_networks_are_made_at_once() {
     });
 }
 
-/// Not a check: prints cocoon's own share of a setup, for the budget of `vm run`.
+/// Prints cocoon's own share of a setup, for the budget of `vm run`, and fails where it waits for
+/// something: a busy machine with a debug build has needed 20 ms.
 #[test]
-fn root_the_time_of_a_setup_without_its_plugins_is_measured() {
+fn root_a_setup_takes_little_more_than_its_plugins() {
     on_a_host(|host| {
-        let real = host.plugins.bin_dir.join("real");
-        symlink(REAL_PLUGINS, &real).unwrap();
         let clock = host.dir.path().join("clock");
         // The plugin's own time, between two readings of the clock in a wrapper around it.
-        host.fake(
-            "timed",
-            &format!(
-                "exec 3>>{c}; date +%s%N >&3\nsed 's/\"timed\"/\"bridge\"/' | {r}/bridge; s=$?; date +%s%N >&3; exit $s",
-                c = clock.display(),
-                r = real.display()
-            ),
+        let timed = format!(
+            "exec 3>>{c}; date +%s%N >&3\n\
+             sed 's/\"timed\"/\"bridge\"/' | {REAL_PLUGINS}/bridge; s=$?\n\
+             date +%s%N >&3; exit $s",
+            c = clock.display()
         );
+        host.fake("timed", &timed);
         let mut bridge = host.bridge();
         bridge["type"] = "timed".into();
         let list = list(json!([bridge]));
@@ -227,19 +285,17 @@ fn root_the_time_of_a_setup_without_its_plugins_is_measured() {
             let began = Instant::now();
             let record = host.setup(&planned).unwrap();
             let whole = began.elapsed();
-            let stamps: Vec<u64> = fs::read_to_string(&clock)
-                .unwrap()
-                .lines()
-                .map(|line| line.parse().unwrap())
-                .collect();
-            let plugin = Duration::from_nanos(stamps[1] - stamps[0]);
-            own.push((whole - plugin, whole));
+            let stamps = fs::read_to_string(&clock).unwrap();
+            let stamps: Vec<u64> = stamps.lines().map(|l| l.parse().unwrap()).collect();
+            own.push((whole - Duration::from_nanos(stamps[1] - stamps[0]), whole));
             teardown(&host.plugins, &record).unwrap();
         }
         own.sort();
+        let (min, median, max) = (own[0].0, own[5].0, own[9].0);
         println!(
-            "setup of one NIC beyond its plugin (with a shell's start): min {:?}, median {:?}, max {:?}; whole {:?}",
-            own[0].0, own[5].0, own[9].0, own[5].1
+            "one NIC beyond its plugin, with a shell's start: min {min:?}, median {median:?}, max {max:?}; whole {:?}",
+            own[5].1
         );
+        assert!(median < Duration::from_millis(250), "{median:?}");
     });
 }
