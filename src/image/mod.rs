@@ -1,3 +1,4 @@
 //! (in work)
 
 pub mod layer;
+pub mod reference;
