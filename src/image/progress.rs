@@ -1,0 +1,82 @@
+//! What a pull tells while it works. The library calls back, the CLI draws.
+
+use std::time::Duration;
+
+use crate::units::Digest;
+
+/// Receives the events of a pull. Called from the thread that pulls, so it must not wait.
+pub trait Progress: Sync {
+    /// Something happened.
+    fn event(&self, event: PullEvent<'_>);
+}
+
+/// Tells nobody.
+#[derive(Clone, Copy, Debug)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn event(&self, _event: PullEvent<'_>) {}
+}
+
+/// A layer as the events name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerRef {
+    /// Digest of the layer as it is transferred.
+    pub digest: Digest,
+    /// Bytes to transfer.
+    pub compressed_size: u64,
+}
+
+/// What happens during a pull. Per layer: either [`LayerCached`](PullEvent::LayerCached), or
+/// `LayerStarted`, any number of `LayerAdvanced` and `Retry`, and `LayerDone` if all went well.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum PullEvent<'a> {
+    /// The image is known; these layers make it up, bottom first, each named once.
+    Resolved {
+        /// Digest of the platform's manifest.
+        manifest: Digest,
+        /// The layers.
+        layers: &'a [LayerRef],
+    },
+    /// Someone else converts this layer; it is waited for.
+    LayerWaiting {
+        /// The layer.
+        layer: Digest,
+    },
+    /// The layer is on this host already.
+    LayerCached {
+        /// The layer.
+        layer: Digest,
+    },
+    /// The layer's transfer begins.
+    LayerStarted {
+        /// The layer.
+        layer: Digest,
+        /// Bytes to transfer.
+        total: u64,
+    },
+    /// More of the layer has arrived.
+    LayerAdvanced {
+        /// The layer.
+        layer: Digest,
+        /// Bytes since the last such event.
+        bytes: u64,
+    },
+    /// A request failed and is repeated; a layer goes on where it broke off.
+    Retry {
+        /// The layer, or none for the image's manifest or config.
+        layer: Option<Digest>,
+        /// What went wrong, for a log line.
+        reason: &'a dyn std::error::Error,
+        /// How long the pull waits first.
+        delay: Duration,
+    },
+    /// The layer is verified, converted and published.
+    LayerDone {
+        /// The layer.
+        layer: Digest,
+        /// Bytes of its blob.
+        blob_size: u64,
+    },
+}
