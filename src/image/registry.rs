@@ -58,7 +58,8 @@ pub(crate) struct Fetched {
 /// A repository of a registry.
 pub(crate) struct Repository {
     http: reqwest::Client,
-    tokens: Client,
+    /// HTTP without TLS.
+    plain: bool,
     name: OciReference,
     /// `https://host:port/v2/<repository>`
     base: String,
@@ -82,30 +83,17 @@ impl Repository {
     ) -> Result<Self, RegistryError> {
         install_crypto();
         let registry = reference.registry().to_owned();
-        let fail = |source: OciDistributionError| RegistryError::Client {
-            registry: registry.clone(),
-            source: Box::new(source),
-        };
         let plain = is_loopback(&registry);
-        let tokens = Client::try_from(ClientConfig {
-            protocol: if plain {
-                ClientProtocol::Http
-            } else {
-                ClientProtocol::Https
-            },
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            read_timeout: Some(READ_TIMEOUT),
-            user_agent: USER_AGENT,
-            ..ClientConfig::default()
-        })
-        .map_err(fail)?;
         let http = reqwest::Client::builder()
             .https_only(!plain)
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
             .user_agent(USER_AGENT)
             .build()
-            .map_err(|source| fail(source.into()))?;
+            .map_err(|source| RegistryError::Client {
+                registry: registry.clone(),
+                source: Box::new(source.into()),
+            })?;
         // The tag is of no importance: tokens are given for the repository.
         let name = OciReference::with_tag(
             registry.clone(),
@@ -117,7 +105,7 @@ impl Repository {
         Ok(Self {
             base: format!("{scheme}://{host}/v2/{}", reference.repository()),
             http,
-            tokens,
+            plain,
             name,
             registry,
             docker_config,
@@ -125,6 +113,28 @@ impl Repository {
                 auth: RegistryAuth::Anonymous,
                 renewals: 0,
             }),
+        })
+    }
+
+    /// oci-client's own connection. Made only where a registry wants a login, because each one
+    /// reads all CA certificates of the host anew.
+    fn token_client(&self) -> Result<Client, RegistryError> {
+        let protocol = if self.plain {
+            ClientProtocol::Http
+        } else {
+            ClientProtocol::Https
+        };
+        let config = ClientConfig {
+            protocol,
+            connect_timeout: Some(CONNECT_TIMEOUT),
+            read_timeout: Some(READ_TIMEOUT),
+            user_agent: USER_AGENT,
+            ..ClientConfig::default()
+        };
+        // Not `Client::new`, which turns an unusable configuration into the default one.
+        Client::try_from(config).map_err(|source| RegistryError::Client {
+            registry: self.registry.clone(),
+            source: Box::new(source),
         })
     }
 
@@ -262,9 +272,8 @@ impl Repository {
 
     /// Trades credentials for a token if the registry deals in tokens.
     async fn log_in(&self, credentials: RegistryAuth) -> Result<RegistryAuth, RegistryError> {
-        let exchange = self
-            .tokens
-            .auth(&self.name, &credentials, RegistryOperation::Pull);
+        let client = self.token_client()?;
+        let exchange = client.auth(&self.name, &credentials, RegistryOperation::Pull);
         match tokio::time::timeout(TOKEN_TIMEOUT, exchange).await {
             Ok(Ok(Some(token))) => Ok(RegistryAuth::Bearer(token)),
             Ok(Ok(None)) => Ok(credentials),

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -711,7 +713,7 @@ fn an_image_of_another_platform_or_kind_is_refused_before_any_layer() {
 #[test]
 fn root_a_full_disk_is_told_with_the_file_that_did_not_fit() {
     let dir = tempfile::tempdir().unwrap();
-    let mount = std::process::Command::new("mount")
+    let mount = Command::new("mount")
         .args(["-t", "tmpfs", "-o", "size=256k", "none"])
         .arg(dir.path())
         .output();
@@ -722,10 +724,7 @@ fn root_a_full_disk_is_told_with_the_file_that_did_not_fit() {
     struct Mounted<'a>(&'a Path);
     impl Drop for Mounted<'_> {
         fn drop(&mut self) {
-            let _ = std::process::Command::new("umount")
-                .arg("-l")
-                .arg(self.0)
-                .status();
+            let _ = Command::new("umount").arg("-l").arg(self.0).status();
         }
     }
     let _mounted = Mounted(dir.path());
@@ -741,4 +740,96 @@ fn root_a_full_disk_is_told_with_the_file_that_did_not_fit() {
     );
     assert_eq!(fs::read_dir(sub("blobs")).unwrap().count(), 0);
     assert!(store.sweep_staging(true).unwrap().is_empty());
+}
+
+/// Where a child process finds what to pull: reference, root folder and Docker configuration.
+const CHILD: &str = "COCOON_TEST_CHILD_PULLS";
+
+/// This test binary again, as a process that pulls.
+fn child(reference: &Reference, host: &Host, docker_config: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let root = host.dir.path();
+    let order = json!([reference, root, docker_config]).to_string();
+    command
+        .args([
+            "--exact",
+            "--ignored",
+            "image::pull::tests::child_process_pulls",
+        ])
+        .env(CHILD, order)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+#[test]
+#[ignore = "the body of a child process of other tests"]
+fn child_process_pulls() {
+    let Ok(order) = std::env::var(CHILD) else {
+        println!("SKIPPED: no other test has started this one");
+        return;
+    };
+    let (reference, root, config): (Reference, PathBuf, PathBuf) =
+        serde_json::from_str(&order).unwrap();
+    let sub = |name| root.join(name);
+    let store = BlobStore::open(sub("blobs"), sub("boot"), sub("staging")).unwrap();
+    let options = PullOptions {
+        docker_config: Some(config),
+        ..options()
+    };
+    pull(&reference, &options, &store, &Silent).unwrap();
+}
+
+#[test]
+fn the_layer_of_a_killed_process_is_taken_over_and_its_work_files_swept() {
+    struct KillWhenWaiting(Mutex<Child>);
+    impl Progress for KillWhenWaiting {
+        fn event(&self, event: PullEvent<'_>) {
+            if matches!(event, PullEvent::LayerWaiting { .. }) {
+                self.0.lock().unwrap().kill().unwrap();
+            }
+        }
+    }
+    let server = FaultServer::start();
+    let boot = boot_layer();
+    server.put_image("a", &[&boot]);
+    server.fail(&boot.digest().hex(), [Fault::Stall(5000)]);
+    let host = Host::new();
+    let name = reference(&server, "a");
+    let process = child(&name, &host, Path::new("/nonexistent"))
+        .spawn()
+        .unwrap();
+    let killer = KillWhenWaiting(Mutex::new(process));
+    server.wait_for_request(&boot.digest().hex());
+    let alive = host.store.sweep_staging(false).unwrap();
+    assert!(
+        alive.is_empty(),
+        "the work files of a living process were swept"
+    );
+    let image = pull(&name, &options(), &host.store, &killer).unwrap();
+    assert!(!image.was_up_to_date());
+    assert!(!killer.0.lock().unwrap().wait().unwrap().success());
+    assert_eq!(host.store.sweep_staging(false).unwrap().len(), 1);
+    host.assert_nothing_staged();
+}
+
+#[test]
+fn a_credential_helper_opens_the_registry() {
+    let server = FaultServer::start();
+    server.put_image("a", &[&boot_layer()]);
+    server.require_token("secret", Some("Basic dTpwOnc="));
+    let host = Host::new();
+    let helper = host.dir.path().join("docker-credential-cocoon-test");
+    let answer = "#!/bin/sh\n[ \"$1\" = get ] && echo '{\"Username\":\"u\",\"Secret\":\"p:w\"}'\n";
+    fs::write(&helper, answer).unwrap();
+    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).unwrap();
+    let config = host.dir.path().join("config.json");
+    fs::write(&config, r#"{"credsStore": "cocoon-test"}"#).unwrap();
+    let path = format!("{}:/usr/bin:/bin", host.dir.path().display());
+    let name = reference(&server, "a");
+    let done = child(&name, &host, &config)
+        .env("PATH", path)
+        .status()
+        .unwrap();
+    assert!(done.success());
 }
