@@ -18,6 +18,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -171,7 +172,7 @@ impl BlobStore {
         let path = self.lock_path(layer);
         let (answer, answered) = oneshot::channel();
         let waited_for = path.clone();
-        std::thread::spawn(move || {
+        let waiting = move || {
             let lock = loop {
                 match FileLock::exclusive(&waited_for) {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -180,7 +181,11 @@ impl BlobStore {
             };
             // Nobody waits any more after a cancellation; the lock then goes at once.
             let _ = answer.send(lock);
-        });
+        };
+        thread::Builder::new()
+            .name("layer-lock".to_owned())
+            .spawn(waiting)
+            .map_err(failed("wait for", &path))?;
         let lock = match answered.await {
             Ok(lock) => lock,
             Err(_) => Err(io::Error::other("the waiting thread ended")),

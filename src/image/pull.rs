@@ -116,7 +116,7 @@ pub struct PulledImage {
 pub struct PulledLayer {
     /// Digest of the layer as it is transferred; its blob has this name.
     pub digest: Digest,
-    /// Digest of its tar, by the image's config.
+    /// Digest of its tar, by the image's config; checked when the blob was made.
     pub diff_id: Digest,
     /// Media type.
     pub media_type: &'static str,

@@ -23,7 +23,7 @@ use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference as OciReference, RegistryOperation};
 use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE, RETRY_AFTER};
 use reqwest::{RequestBuilder, Response, StatusCode};
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::Mutex;
 
 use super::credentials;
 use super::manifest::{self, MAX_DOCUMENT, printable};
@@ -248,26 +248,14 @@ impl Repository {
     async fn renew(&self, seen: u64) -> Result<Login, RegistryError> {
         let mut login = self.login.lock().await;
         if login.renewals == seen {
-            let credentials = self.credentials().await?;
+            let credentials = match &self.docker_config {
+                Some(config) => credentials::lookup(config, &self.registry).await?,
+                None => RegistryAuth::Anonymous,
+            };
             login.auth = self.log_in(credentials).await?;
             login.renewals += 1;
         }
         Ok(login.clone())
-    }
-
-    /// Looks credentials up, in a thread of its own: a helper may take its time.
-    async fn credentials(&self) -> Result<RegistryAuth, RegistryError> {
-        let Some(config) = self.docker_config.clone() else {
-            return Ok(RegistryAuth::Anonymous);
-        };
-        let registry = self.registry.clone();
-        let (answer, answered) = oneshot::channel();
-        std::thread::spawn(move || {
-            // Nobody waits any more after a cancellation.
-            let _ = answer.send(credentials::lookup(&config, &registry));
-        });
-        // A look-up that panicked has no answer, and a user then has no credentials.
-        Ok(answered.await.unwrap_or(Ok(RegistryAuth::Anonymous))?)
     }
 
     /// Trades credentials for a token if the registry deals in tokens.

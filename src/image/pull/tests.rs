@@ -195,6 +195,9 @@ fn an_image_is_pulled_verified_and_not_fetched_again() {
     let again = pull_from(&server, &host, &format!("a/b@{manifest}")).unwrap();
     assert!(again.was_up_to_date());
     assert_eq!(again.size, first.size);
+    let by_name = format!("localhost:{}/a/b", server.address.port());
+    let by_name = pull(&by_name.parse().unwrap(), &options(), &host.store, &Silent);
+    assert!(by_name.unwrap().was_up_to_date());
     for layer in [boot, data] {
         assert_eq!(server.requests(&layer.digest().hex()).len(), 1);
     }
