@@ -13,10 +13,12 @@
 //! the blob, and removed after it, so a blob's presence implies them. Work files that no living
 //! process owns are garbage, and so is a boot folder without a blob.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -170,7 +172,7 @@ impl BlobStore {
         let path = self.lock_path(layer);
         let (answer, answered) = oneshot::channel();
         let waited_for = path.clone();
-        std::thread::spawn(move || {
+        let waiting = move || {
             let lock = loop {
                 match FileLock::exclusive(&waited_for) {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -179,7 +181,11 @@ impl BlobStore {
             };
             // Nobody waits any more after a cancellation; the lock then goes at once.
             let _ = answer.send(lock);
-        });
+        };
+        thread::Builder::new()
+            .name("layer-lock".to_owned())
+            .spawn(waiting)
+            .map_err(failed("wait for", &path))?;
         let lock = match answered.await {
             Ok(lock) => lock,
             Err(_) => Err(io::Error::other("the waiting thread ended")),
@@ -263,6 +269,24 @@ impl BlobStore {
         remove_tree(&self.boot_folder(layer))
     }
 
+    /// The layers of which anything is on disk, whole or not.
+    ///
+    /// # Errors
+    /// A folder cannot be listed.
+    pub fn list(&self) -> Result<BTreeSet<Digest>, BlobError> {
+        let mut layers = BTreeSet::new();
+        for folder in [&self.blobs, &self.boot] {
+            for entry in fs::read_dir(folder).map_err(failed("list", folder))? {
+                let name = entry.map_err(failed("list", folder))?.file_name();
+                let name = name.to_string_lossy();
+                let hex = name.strip_suffix(".erofs").unwrap_or(&name);
+                // Whatever has another name was not put there by this module.
+                layers.extend(format!("sha256:{hex}").parse::<Digest>());
+            }
+        }
+        Ok(layers)
+    }
+
     /// The work folders whose owners are dead; they are removed unless `dry_run`.
     ///
     /// # Errors
@@ -273,11 +297,8 @@ impl BlobStore {
         for entry in entries {
             let entry = entry.map_err(failed("list", &self.staging))?;
             let path = entry.path();
-            if !entry
-                .file_name()
-                .to_string_lossy()
-                .starts_with(STAGING_PREFIX)
-            {
+            let name = entry.file_name();
+            if !name.to_string_lossy().starts_with(STAGING_PREFIX) || !path.is_dir() {
                 continue;
             }
             let owner = own(&path).map_err(failed("lock", &path))?;
@@ -440,7 +461,9 @@ mod tests {
         };
         assert_eq!(stored, expected);
         assert_eq!(store.find(&layer).unwrap(), Some(expected));
+        assert_eq!(store.list().unwrap(), [layer].into());
         store.remove(&layer, &lock).unwrap();
+        assert!(store.list().unwrap().is_empty());
         assert_eq!(store.find(&layer).unwrap(), None);
         assert!(!store.boot_folder(&layer).exists());
     }
@@ -475,8 +498,14 @@ mod tests {
         let _lock = store.try_lock(&Digest::of(b"x")).unwrap().unwrap();
         let staging = store.stage().unwrap();
         let alive = staging.folder.path().to_owned();
-        assert_eq!(store.sweep_staging(true).unwrap(), [dead.clone()]);
-        assert_eq!(store.sweep_staging(false).unwrap(), [dead.clone()]);
+        assert_eq!(
+            store.sweep_staging(true).unwrap(),
+            std::slice::from_ref(&dead)
+        );
+        assert_eq!(
+            store.sweep_staging(false).unwrap(),
+            std::slice::from_ref(&dead)
+        );
         assert!(alive.exists() && !dead.exists());
         drop(staging);
         assert!(!alive.exists());

@@ -8,14 +8,14 @@
 //! Docker Hub is filed under the address of its first API.
 
 use std::fs::File;
-use std::io::{self, Cursor, Read as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use docker_credential::{CredentialRetrievalError, DockerCredential};
 use oci_client::secrets::RegistryAuth;
+use tokio::sync::oneshot;
 
 /// The largest `config.json` that is read, in bytes; real ones have a few hundred.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -58,6 +58,15 @@ pub enum CredentialError {
         #[source]
         source: CredentialRetrievalError,
     },
+    /// The system gives no thread.
+    #[error("cannot start a look-up of credentials for {registry}")]
+    Worker {
+        /// The registry.
+        registry: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The helper has not answered in time.
     #[error("the credential helper that {} names for {registry} has not answered", path.display())]
     HelperTimeout {
@@ -82,35 +91,56 @@ pub enum CredentialError {
 /// Looks up credentials for `registry` (host and port, `docker.io` for Docker Hub) in the Docker
 /// configuration file `config`. A missing file or entry means anonymous access.
 ///
+/// The look-up has a thread of its own, for it may run a helper and knows no time limit; a helper
+/// that hangs is left behind with its thread.
+///
 /// # Errors
 /// The file is unreadable or malformed, or a credential helper failed or hung.
-pub fn lookup(config: &Path, registry: &str) -> Result<RegistryAuth, CredentialError> {
+pub(crate) async fn lookup(config: &Path, registry: &str) -> Result<RegistryAuth, CredentialError> {
+    let (path, name) = (config.to_owned(), registry.to_owned());
+    let (answer, answered) = oneshot::channel();
+    let worker_failed = |source| CredentialError::Worker {
+        registry: registry.to_owned(),
+        source,
+    };
+    thread::Builder::new()
+        .name("credentials".to_owned())
+        .spawn(move || {
+            // Whoever asked may have given up.
+            let _ = answer.send(find(&path, &name));
+        })
+        .map_err(worker_failed)?;
+    match tokio::time::timeout(HELPER_TIMEOUT, answered).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(_)) => Err(worker_failed(io::Error::other("its thread ended early"))),
+        Err(_) => Err(CredentialError::HelperTimeout {
+            registry: registry.to_owned(),
+            path: config.to_owned(),
+        }),
+    }
+}
+
+fn find(config: &Path, registry: &str) -> Result<RegistryAuth, CredentialError> {
     let Some(content) = read(config)? else {
         return Ok(RegistryAuth::Anonymous);
     };
     for key in keys(registry) {
-        match ask(content.clone(), key) {
-            Some(Ok(DockerCredential::UsernamePassword(user, password))) => {
+        match docker_credential::get_credential_from_reader(&content[..], &key) {
+            Ok(DockerCredential::UsernamePassword(user, password)) => {
                 return Ok(RegistryAuth::Basic(user, password));
             }
-            Some(Ok(DockerCredential::IdentityToken(_))) => {
+            Ok(DockerCredential::IdentityToken(_)) => {
                 return Err(CredentialError::IdentityToken {
                     registry: registry.to_owned(),
                     path: config.to_owned(),
                 });
             }
-            Some(Err(error)) if means_none(&error) => {}
-            Some(Err(source)) => {
+            Err(error) if means_none(&error) => {}
+            Err(source) => {
                 return Err(CredentialError::Lookup {
                     registry: registry.to_owned(),
                     path: config.to_owned(),
                     source,
-                });
-            }
-            None => {
-                return Err(CredentialError::HelperTimeout {
-                    registry: registry.to_owned(),
-                    path: config.to_owned(),
                 });
             }
         }
@@ -148,21 +178,6 @@ fn keys(registry: &str) -> Vec<String> {
     }
 }
 
-/// Runs the look-up in a thread of its own, for it may run a helper and knows no time limit; a
-/// helper that hangs is left behind with its thread.
-fn ask(
-    content: Vec<u8>,
-    key: String,
-) -> Option<Result<DockerCredential, CredentialRetrievalError>> {
-    let (answer, answered) = mpsc::channel();
-    thread::spawn(move || {
-        let found = docker_credential::get_credential_from_reader(Cursor::new(content), &key);
-        // Whoever asked may have given up.
-        let _ = answer.send(found);
-    });
-    answered.recv_timeout(HELPER_TIMEOUT).ok()
-}
-
 fn means_none(error: &CredentialRetrievalError) -> bool {
     match error {
         CredentialRetrievalError::NoCredentialConfigured => true,
@@ -179,7 +194,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.json");
         std::fs::write(&path, json).unwrap();
-        lookup(&path, registry)
+        find(&path, registry)
     }
 
     fn basic(user: &str, password: &str) -> RegistryAuth {
@@ -190,7 +205,7 @@ mod tests {
     fn no_file_and_no_entry_mean_anonymous() {
         let dir = tempfile::tempdir().unwrap();
         let missing = dir.path().join("config.json");
-        assert_eq!(lookup(&missing, "a.b").unwrap(), RegistryAuth::Anonymous);
+        assert_eq!(find(&missing, "a.b").unwrap(), RegistryAuth::Anonymous);
         for json in ["{}", r#"{"auths":{}}"#, r#"{"auths":{"a.b":{}}}"#] {
             assert_eq!(
                 lookup_in(json, "a.b").unwrap(),

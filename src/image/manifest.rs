@@ -189,8 +189,8 @@ impl fmt::Display for Platform {
 /// A document under an image's name.
 #[derive(Debug)]
 pub(crate) enum Document {
-    Index(ImageIndex),
-    Manifest(ImageManifest),
+    Index(Box<ImageIndex>),
+    Manifest(Box<ImageManifest>),
 }
 
 /// What of a document tells its kind.
@@ -222,10 +222,10 @@ pub(crate) fn read(body: &[u8], content_type: Option<&str>) -> Result<Document, 
         .unwrap_or_default();
     if INDEXES.contains(&media_type) {
         let index = serde_json::from_slice(body).map_err(malformed)?;
-        Ok(Document::Index(index))
+        Ok(Document::Index(Box::new(index)))
     } else if MANIFESTS.contains(&media_type) {
         let manifest = serde_json::from_slice(body).map_err(malformed)?;
-        Ok(Document::Manifest(manifest))
+        Ok(Document::Manifest(Box::new(manifest)))
     } else {
         Err(unsupported("the manifest".to_owned(), media_type))
     }
@@ -445,7 +445,7 @@ mod tests {
     fn index(entries: &[serde_json::Value]) -> ImageIndex {
         let text = json!({"schemaVersion": 2, "mediaType": INDEXES[0], "manifests": entries});
         match read(text.to_string().as_bytes(), None).unwrap() {
-            Document::Index(index) => index,
+            Document::Index(index) => *index,
             Document::Manifest(_) => panic!("no index"),
         }
     }
@@ -455,7 +455,7 @@ mod tests {
         let config = descriptor(CONFIGS[0], "config");
         let text = json!({"schemaVersion": 2, "config": config, "layers": layers});
         match read(text.to_string().as_bytes(), Some(MANIFESTS[1])).unwrap() {
-            Document::Manifest(manifest) => manifest,
+            Document::Manifest(manifest) => *manifest,
             Document::Index(_) => panic!("no manifest"),
         }
     }

@@ -23,14 +23,14 @@ use std::path::PathBuf;
 use std::thread::{self, Scope};
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use oci_spec::image::ImageManifest;
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
 
-use super::blobs::{BlobError, BlobStore, LayerLock, StagedLayer, Staging, StoredLayer, uuid_of};
+use super::blobs::{BlobStore, LayerLock, StagedLayer, Staging, StoredLayer};
 use super::cancel::Cancel;
-use super::decode::{self, Chunk, Received};
 use super::download::{self, Download};
-use super::layer::{self, Compression, LayerError, Limits};
+use super::layer::{Compression, Limits};
 use super::manifest::{self, Document, Layer, ManifestError, Platform};
 use super::progress::{LayerRef, Progress, PullEvent};
 use super::reference::Reference;
@@ -38,13 +38,22 @@ use super::registry::{RegistryError, Repository};
 use super::retry::RetryPolicy;
 use crate::units::Digest;
 
+mod error;
+mod making;
+
+#[cfg(test)]
+mod fault_server;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_with_a_registry;
+
+pub use error::PullError;
+use making::Making;
+
 /// Chunks between the network and a layer's thread. A chunk is one read from a socket, up to some
 /// 100 KiB, so that a layer waits with a few MiB at most.
 const CHANNEL_CHUNKS: usize = 32;
-
-/// How much more of a layer is fetched, only to see whether its digest explains why it could not be
-/// converted.
-const MAX_POST_MORTEM: u64 = 32 << 20;
 
 /// How to pull.
 #[derive(Debug)]
@@ -107,7 +116,7 @@ pub struct PulledImage {
 pub struct PulledLayer {
     /// Digest of the layer as it is transferred; its blob has this name.
     pub digest: Digest,
-    /// Digest of its tar, by the image's config.
+    /// Digest of its tar, by the image's config; checked when the blob was made.
     pub diff_id: Digest,
     /// Media type.
     pub media_type: &'static str,
@@ -126,105 +135,6 @@ impl PulledImage {
     }
 }
 
-/// Why an image was not pulled.
-#[derive(Debug, thiserror::Error)]
-pub enum PullError {
-    /// The registry did not give what was asked of it.
-    #[error("cannot pull {reference}")]
-    Registry {
-        /// The image.
-        reference: Reference,
-        /// Why.
-        #[source]
-        source: RegistryError,
-    },
-    /// The image's documents cannot be used.
-    #[error("cannot use {reference}")]
-    Manifest {
-        /// The image.
-        reference: Reference,
-        /// Why.
-        #[source]
-        source: ManifestError,
-    },
-    /// The bytes are not those that the manifest names.
-    #[error(
-        "layer {layer} of {reference} arrived as {actual}: it was changed on the way or in the registry"
-    )]
-    LayerDigest {
-        /// The image.
-        reference: Reference,
-        /// The layer.
-        layer: Digest,
-        /// The digest of what came.
-        actual: Digest,
-    },
-    /// The tar is not the one that the config names.
-    #[error(
-        "layer {layer} of {reference} unpacks to {actual}, but the image's config says {expected}"
-    )]
-    DiffId {
-        /// The image.
-        reference: Reference,
-        /// The layer.
-        layer: Digest,
-        /// The diff id in the config.
-        expected: Digest,
-        /// The digest of the tar.
-        actual: Digest,
-    },
-    /// The layer is not compressed as it says, or its end is missing.
-    #[error("cannot decompress layer {layer} of {reference}")]
-    Decode {
-        /// The image.
-        reference: Reference,
-        /// The layer.
-        layer: Digest,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The layer could not become a blob.
-    #[error("cannot convert layer {layer} of {reference}")]
-    Convert {
-        /// The image.
-        reference: Reference,
-        /// The layer.
-        layer: Digest,
-        /// Why.
-        #[source]
-        source: Box<LayerError>,
-    },
-    /// A file operation on the layers failed.
-    #[error(transparent)]
-    Blobs(#[from] BlobError),
-    /// The image cannot boot.
-    #[error(
-        "{reference} is not a VM image: none of its layers has {missing}; a VM image brings its own kernel as boot/vmlinuz* and its initramfs as boot/initrd.img*"
-    )]
-    NotBootable {
-        /// The image.
-        reference: Reference,
-        /// What is missing.
-        missing: &'static str,
-    },
-    /// The system gives no thread, timer or event queue.
-    #[error("cannot start a worker to pull {reference}")]
-    Worker {
-        /// The image.
-        reference: Reference,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The caller wanted it so.
-    #[error("the pull of {reference} was cancelled")]
-    Cancelled {
-        /// The image.
-        reference: Reference,
-    },
-}
-
 /// Pulls an image into `store`. Layers that are present are not transferred again; if all are, only
 /// the image's documents are read.
 ///
@@ -237,7 +147,7 @@ pub fn pull(
     progress: &dyn Progress,
 ) -> Result<PulledImage, PullError> {
     let worker_failed = |source| PullError::Worker {
-        reference: reference.clone(),
+        image: reference.to_string(),
         source,
     };
     let runtime = runtime::Builder::new_current_thread()
@@ -265,8 +175,8 @@ pub fn pull(
 
 fn registry_failed(reference: &Reference, source: RegistryError) -> PullError {
     PullError::Registry {
-        reference: reference.clone(),
-        source,
+        image: reference.to_string(),
+        source: Box::new(source),
     }
 }
 
@@ -300,7 +210,7 @@ impl Pull<'_> {
         tokio::select! {
             biased;
             () = self.options.cancel.cancelled() => Err(PullError::Cancelled {
-                reference: self.reference.clone(),
+                image: self.reference.to_string(),
             }),
             done = work => done,
         }
@@ -312,7 +222,7 @@ impl Pull<'_> {
 
     fn unusable(&self, source: ManifestError) -> PullError {
         PullError::Manifest {
-            reference: self.reference.clone(),
+            image: self.reference.to_string(),
             source,
         }
     }
@@ -340,32 +250,36 @@ impl Pull<'_> {
     }
 
     /// The manifest for the platform, by way of an index if there is one.
-    async fn platform_manifest(
-        &self,
-    ) -> Result<(oci_spec::image::ImageManifest, Digest), PullError> {
-        let mut target = match (self.reference.digest(), self.reference.tag()) {
+    async fn platform_manifest(&self) -> Result<(Box<ImageManifest>, Digest), PullError> {
+        let wanted = self.reference.digest();
+        let target = match (wanted, self.reference.tag()) {
             (Some(digest), _) => digest.to_string(),
             (None, tag) => tag.unwrap_or("latest").to_owned(),
         };
-        let mut expected = self.reference.digest().copied();
-        // An index, then a manifest; an index within an index is used by nobody.
-        for _ in 0..2 {
-            let fetched = download::repeat(&self.options.retry, self.progress, async || {
-                self.repository.manifest(&target, expected.as_ref()).await
-            });
-            let fetched = fetched.await.map_err(|error| self.registry_failed(error))?;
-            let read = manifest::read(&fetched.body, fetched.content_type.as_deref());
-            match read.map_err(|error| self.unusable(error))? {
-                Document::Manifest(manifest) => return Ok((manifest, fetched.digest)),
-                Document::Index(index) => {
-                    let chosen = manifest::choose(&index, self.options.platform);
-                    let chosen = chosen.map_err(|error| self.unusable(error))?;
-                    target = chosen.to_string();
-                    expected = Some(chosen);
-                }
-            }
+        let index = match self.document(&target, wanted).await? {
+            (Document::Manifest(manifest), digest) => return Ok((manifest, digest)),
+            (Document::Index(index), _) => index,
+        };
+        let chosen = manifest::choose(&index, self.options.platform);
+        let chosen = chosen.map_err(|error| self.unusable(error))?;
+        match self.document(&chosen.to_string(), Some(&chosen)).await? {
+            (Document::Manifest(manifest), digest) => Ok((manifest, digest)),
+            (Document::Index(_), _) => Err(self.unusable(ManifestError::NestedIndex)),
         }
-        Err(self.unusable(ManifestError::NestedIndex))
+    }
+
+    async fn document(
+        &self,
+        target: &str,
+        expected: Option<&Digest>,
+    ) -> Result<(Document, Digest), PullError> {
+        let fetched = download::repeat(&self.options.retry, self.progress, async || {
+            self.repository.manifest(target, expected).await
+        });
+        let fetched = fetched.await.map_err(|error| self.registry_failed(error))?;
+        let document = manifest::read(&fetched.body, fetched.content_type.as_deref());
+        let document = document.map_err(|error| self.unusable(error))?;
+        Ok((document, fetched.digest))
     }
 
     /// Makes all layers present, some at a time; the first error ends them all.
@@ -460,7 +374,7 @@ impl Pull<'_> {
         let (to, chunks) = mpsc::channel(CHANNEL_CHUNKS);
         let (answer, answered) = oneshot::channel();
         let making = Making {
-            reference: self.reference,
+            image: self.reference,
             options: self.options,
             store: self.store,
             layer,
@@ -482,7 +396,7 @@ impl Pull<'_> {
 
     fn worker_failed(&self, source: io::Error) -> PullError {
         PullError::Worker {
-            reference: self.reference.clone(),
+            image: self.reference.to_string(),
             source,
         }
     }
@@ -528,84 +442,8 @@ impl Pull<'_> {
 
     fn not_bootable(&self, missing: &'static str) -> PullError {
         PullError::NotBootable {
-            reference: self.reference.clone(),
+            image: self.reference.to_string(),
             missing,
-        }
-    }
-}
-
-/// What a layer's thread does.
-struct Making<'a> {
-    reference: &'a Reference,
-    options: &'a PullOptions,
-    store: &'a BlobStore,
-    layer: &'a Layer,
-}
-
-impl Making<'_> {
-    /// Converts what arrives, checks both digests, and only then publishes.
-    fn make(
-        &self,
-        chunks: mpsc::Receiver<Chunk>,
-        staged: &StagedLayer,
-        lock: &LayerLock,
-    ) -> Result<StoredLayer, PullError> {
-        let mut received = Received::new(chunks);
-        let converted = self.convert(&mut received, staged);
-        let worth_asking = self.layer.size - received.count().min(self.layer.size);
-        let diff_id = match converted {
-            Err(error) if worth_asking > MAX_POST_MORTEM => return Err(error),
-            converted => {
-                // If the layer is not what was asked for, then that is what is wrong with it.
-                match (received.finish(), converted) {
-                    (Ok(actual), _) if actual != self.layer.digest => {
-                        return Err(PullError::LayerDigest {
-                            reference: self.reference.clone(),
-                            layer: self.layer.digest,
-                            actual,
-                        });
-                    }
-                    (_, Err(error)) => return Err(error),
-                    (Err(source), Ok(_)) => return Err(self.undecodable(source)),
-                    (Ok(_), Ok(diff_id)) => diff_id,
-                }
-            }
-        };
-        if diff_id != self.layer.diff_id {
-            return Err(PullError::DiffId {
-                reference: self.reference.clone(),
-                layer: self.layer.digest,
-                expected: self.layer.diff_id,
-                actual: diff_id,
-            });
-        }
-        Ok(self.store.publish(staged, lock)?)
-    }
-
-    /// Converts the tar within `received`, and gives its digest.
-    fn convert(&self, received: &mut Received, staged: &StagedLayer) -> Result<Digest, PullError> {
-        let mut tar = decode::unwrap(received, self.layer.wrapping)
-            .map_err(|source| self.undecodable(source))?;
-        layer::convert(
-            &mut tar,
-            uuid_of(&self.layer.digest),
-            self.options.compression,
-            &self.options.limits,
-            &staged.paths(),
-        )
-        .map_err(|source| PullError::Convert {
-            reference: self.reference.clone(),
-            layer: self.layer.digest,
-            source: Box::new(source),
-        })?;
-        Ok(tar.digest())
-    }
-
-    fn undecodable(&self, source: io::Error) -> PullError {
-        PullError::Decode {
-            reference: self.reference.clone(),
-            layer: self.layer.digest,
-            source,
         }
     }
 }

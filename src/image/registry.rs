@@ -23,13 +23,17 @@ use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference as OciReference, RegistryOperation};
 use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE, RETRY_AFTER};
 use reqwest::{RequestBuilder, Response, StatusCode};
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::Mutex;
 
-use super::credentials::{self, CredentialError};
+use super::credentials;
 use super::manifest::{self, MAX_DOCUMENT, printable};
 use super::reference::Reference;
 use super::retry::retry_after;
 use crate::units::Digest;
+
+mod error;
+
+pub use error::RegistryError;
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -43,184 +47,6 @@ const TOKEN_TIMEOUT: Duration = Duration::from_secs(60);
 /// How much of an error's explanation is read, in bytes.
 const MAX_ERROR_BODY: u64 = 64 << 10;
 
-/// Why a registry did not give what was asked of it.
-#[derive(Debug, thiserror::Error)]
-pub enum RegistryError {
-    /// The program's own HTTP client could not be made, for example without any CA certificates.
-    #[error("cannot set up a connection to registry {registry}")]
-    Client {
-        /// The registry.
-        registry: String,
-        /// Why.
-        #[source]
-        source: Box<OciDistributionError>,
-    },
-    /// No such host, nobody listening, no route, or a TLS handshake that failed.
-    #[error("cannot reach registry {registry}")]
-    Unreachable {
-        /// The registry.
-        registry: String,
-        /// Why.
-        #[source]
-        source: reqwest::Error,
-    },
-    /// The connection broke or stood still.
-    #[error("registry {registry} broke off while sending {what}")]
-    Interrupted {
-        /// The registry.
-        registry: String,
-        /// What was asked for.
-        what: String,
-        /// Why.
-        #[source]
-        source: reqwest::Error,
-    },
-    /// The registry does not have it.
-    #[error("registry {registry} has no {what}")]
-    NotFound {
-        /// The registry.
-        registry: String,
-        /// What was asked for.
-        what: String,
-    },
-    /// The registry wants (other) credentials, or the repository does not exist.
-    #[error(
-        "registry {registry} refuses access to {repository}, or has no such repository{answer}"
-    )]
-    Unauthorized {
-        /// The registry.
-        registry: String,
-        /// The repository.
-        repository: String,
-        /// What the registry answered, if anything, behind a colon.
-        answer: String,
-    },
-    /// The token server did not answer, or not with a token.
-    #[error("cannot log in to registry {registry}")]
-    Login {
-        /// The registry.
-        registry: String,
-        /// Why.
-        #[source]
-        source: Box<OciDistributionError>,
-    },
-    /// The token server has taken too long.
-    #[error("the token server of registry {registry} has not answered")]
-    LoginTimeout {
-        /// The registry.
-        registry: String,
-    },
-    /// Credentials could not be looked up.
-    #[error(transparent)]
-    Credentials(#[from] CredentialError),
-    /// Rate limits and failures of the server.
-    #[error("registry {registry} cannot send {what} now: status {status}{answer}")]
-    Busy {
-        /// The registry.
-        registry: String,
-        /// What was asked for.
-        what: String,
-        /// HTTP status.
-        status: u16,
-        /// What the registry answered, if anything, behind a colon.
-        answer: String,
-        /// How long the server asks to be left alone.
-        retry_after: Option<Duration>,
-    },
-    /// Any other status.
-    #[error("registry {registry} does not send {what}: status {status}{answer}")]
-    Refused {
-        /// The registry.
-        registry: String,
-        /// What was asked for.
-        what: String,
-        /// HTTP status.
-        status: u16,
-        /// What the registry answered, if anything, behind a colon.
-        answer: String,
-    },
-    /// A document is larger than any real one.
-    #[error("{what} from registry {registry} is larger than {limit} bytes")]
-    TooLarge {
-        /// The registry.
-        registry: String,
-        /// What was asked for.
-        what: String,
-        /// The limit.
-        limit: u64,
-    },
-    /// Not the content that was asked for.
-    #[error("{what} from registry {registry} has the digest {actual}, not {expected}")]
-    DigestMismatch {
-        /// The registry.
-        registry: String,
-        /// What was asked for.
-        what: String,
-        /// The digest that was asked for.
-        expected: Digest,
-        /// The digest of what came.
-        actual: Digest,
-    },
-    /// The registry sends less than the manifest says, and no more on request.
-    #[error("registry {registry} ends {what} after {got} of {expected} bytes")]
-    Truncated {
-        /// The registry.
-        registry: String,
-        /// What was asked for.
-        what: String,
-        /// Bytes by the manifest.
-        expected: u64,
-        /// Bytes that came.
-        got: u64,
-    },
-    /// The registry sends more than the manifest says.
-    #[error("registry {registry} sends more than the {expected} bytes of {what}")]
-    Oversized {
-        /// The registry.
-        registry: String,
-        /// What was asked for.
-        what: String,
-        /// Bytes by the manifest.
-        expected: u64,
-    },
-    /// The registry sends another part of a blob than it was asked for.
-    #[error(
-        "registry {registry} sends a wrong part of {what}: {answer:?} instead of offset {offset}"
-    )]
-    WrongRange {
-        /// The registry.
-        registry: String,
-        /// What was asked for.
-        what: String,
-        /// The offset that was asked for.
-        offset: u64,
-        /// The `Content-Range` that came.
-        answer: String,
-    },
-}
-
-impl RegistryError {
-    /// Whether the same request may succeed later, from a registry that has answered before.
-    pub(crate) fn is_temporary(&self) -> bool {
-        matches!(
-            self,
-            Self::Unreachable { .. }
-                | Self::Interrupted { .. }
-                | Self::Busy { .. }
-                | Self::Truncated { .. }
-                | Self::LoginTimeout { .. }
-        )
-    }
-
-    /// How long the server asks to be left alone.
-    pub(crate) fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Busy { retry_after, .. } => *retry_after,
-            _ => None,
-        }
-    }
-}
-
 /// A document and what was found out about it.
 #[derive(Debug)]
 pub(crate) struct Fetched {
@@ -232,7 +58,8 @@ pub(crate) struct Fetched {
 /// A repository of a registry.
 pub(crate) struct Repository {
     http: reqwest::Client,
-    tokens: Client,
+    /// HTTP without TLS.
+    plain: bool,
     name: OciReference,
     /// `https://host:port/v2/<repository>`
     base: String,
@@ -256,30 +83,17 @@ impl Repository {
     ) -> Result<Self, RegistryError> {
         install_crypto();
         let registry = reference.registry().to_owned();
-        let fail = |source: OciDistributionError| RegistryError::Client {
-            registry: registry.clone(),
-            source: Box::new(source),
-        };
         let plain = is_loopback(&registry);
-        let tokens = Client::try_from(ClientConfig {
-            protocol: if plain {
-                ClientProtocol::Http
-            } else {
-                ClientProtocol::Https
-            },
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            read_timeout: Some(READ_TIMEOUT),
-            user_agent: USER_AGENT,
-            ..ClientConfig::default()
-        })
-        .map_err(fail)?;
         let http = reqwest::Client::builder()
             .https_only(!plain)
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
             .user_agent(USER_AGENT)
             .build()
-            .map_err(|source| fail(source.into()))?;
+            .map_err(|source| RegistryError::Client {
+                registry: registry.clone(),
+                source: Box::new(source.into()),
+            })?;
         // The tag is of no importance: tokens are given for the repository.
         let name = OciReference::with_tag(
             registry.clone(),
@@ -291,7 +105,7 @@ impl Repository {
         Ok(Self {
             base: format!("{scheme}://{host}/v2/{}", reference.repository()),
             http,
-            tokens,
+            plain,
             name,
             registry,
             docker_config,
@@ -299,6 +113,28 @@ impl Repository {
                 auth: RegistryAuth::Anonymous,
                 renewals: 0,
             }),
+        })
+    }
+
+    /// oci-client's own connection. Made only where a registry wants a login, because each one
+    /// reads all CA certificates of the host anew.
+    fn token_client(&self) -> Result<Client, RegistryError> {
+        let protocol = if self.plain {
+            ClientProtocol::Http
+        } else {
+            ClientProtocol::Https
+        };
+        let config = ClientConfig {
+            protocol,
+            connect_timeout: Some(CONNECT_TIMEOUT),
+            read_timeout: Some(READ_TIMEOUT),
+            user_agent: USER_AGENT,
+            ..ClientConfig::default()
+        };
+        // Not `Client::new`, which turns an unusable configuration into the default one.
+        Client::try_from(config).map_err(|source| RegistryError::Client {
+            registry: self.registry.clone(),
+            source: Box::new(source),
         })
     }
 
@@ -412,33 +248,20 @@ impl Repository {
     async fn renew(&self, seen: u64) -> Result<Login, RegistryError> {
         let mut login = self.login.lock().await;
         if login.renewals == seen {
-            let credentials = self.credentials().await?;
+            let credentials = match &self.docker_config {
+                Some(config) => credentials::lookup(config, &self.registry).await?,
+                None => RegistryAuth::Anonymous,
+            };
             login.auth = self.log_in(credentials).await?;
             login.renewals += 1;
         }
         Ok(login.clone())
     }
 
-    /// Looks credentials up, in a thread of its own: a helper may take its time.
-    async fn credentials(&self) -> Result<RegistryAuth, RegistryError> {
-        let Some(config) = self.docker_config.clone() else {
-            return Ok(RegistryAuth::Anonymous);
-        };
-        let registry = self.registry.clone();
-        let (answer, answered) = oneshot::channel();
-        std::thread::spawn(move || {
-            // Nobody waits any more after a cancellation.
-            let _ = answer.send(credentials::lookup(&config, &registry));
-        });
-        // A look-up that panicked has no answer, and a user then has no credentials.
-        Ok(answered.await.unwrap_or(Ok(RegistryAuth::Anonymous))?)
-    }
-
     /// Trades credentials for a token if the registry deals in tokens.
     async fn log_in(&self, credentials: RegistryAuth) -> Result<RegistryAuth, RegistryError> {
-        let exchange = self
-            .tokens
-            .auth(&self.name, &credentials, RegistryOperation::Pull);
+        let client = self.token_client()?;
+        let exchange = client.auth(&self.name, &credentials, RegistryOperation::Pull);
         match tokio::time::timeout(TOKEN_TIMEOUT, exchange).await {
             Ok(Ok(Some(token))) => Ok(RegistryAuth::Bearer(token)),
             Ok(Ok(None)) => Ok(credentials),

@@ -1,0 +1,93 @@
+//! What a layer's thread does: convert what arrives, check both digests, publish.
+
+use std::io;
+
+use tokio::sync::mpsc;
+
+use super::{PullError, PullOptions};
+use crate::image::blobs::{BlobStore, LayerLock, StagedLayer, StoredLayer, uuid_of};
+use crate::image::decode::{self, Chunk, Received};
+use crate::image::layer;
+use crate::image::manifest::Layer;
+use crate::image::reference::Reference;
+use crate::units::Digest;
+
+/// How much more of a layer is fetched, only to see whether its digest explains why it could not be
+/// converted.
+const MAX_POST_MORTEM: u64 = 32 << 20;
+
+/// What a layer's thread does.
+pub(super) struct Making<'a> {
+    pub(super) image: &'a Reference,
+    pub(super) options: &'a PullOptions,
+    pub(super) store: &'a BlobStore,
+    pub(super) layer: &'a Layer,
+}
+
+impl Making<'_> {
+    /// Converts what arrives, checks both digests, and only then publishes.
+    pub(super) fn make(
+        &self,
+        chunks: mpsc::Receiver<Chunk>,
+        staged: &StagedLayer,
+        lock: &LayerLock,
+    ) -> Result<StoredLayer, PullError> {
+        let mut received = Received::new(chunks);
+        let converted = self.convert(&mut received, staged);
+        let worth_asking = self.layer.size - received.count().min(self.layer.size);
+        let diff_id = match converted {
+            Err(error) if worth_asking > MAX_POST_MORTEM => return Err(error),
+            converted => {
+                // If the layer is not what was asked for, then that is what is wrong with it.
+                match (received.finish(), converted) {
+                    (Ok(actual), _) if actual != self.layer.digest => {
+                        return Err(PullError::LayerDigest {
+                            image: self.image.to_string(),
+                            layer: self.layer.digest,
+                            actual,
+                        });
+                    }
+                    (_, Err(error)) => return Err(error),
+                    (Err(source), Ok(_)) => return Err(self.undecodable(source)),
+                    (Ok(_), Ok(diff_id)) => diff_id,
+                }
+            }
+        };
+        if diff_id != self.layer.diff_id {
+            return Err(PullError::DiffId {
+                image: self.image.to_string(),
+                layer: self.layer.digest,
+                expected: self.layer.diff_id,
+                actual: diff_id,
+            });
+        }
+        Ok(self.store.publish(staged, lock)?)
+    }
+
+    /// Converts the tar within `received`, and gives its digest.
+    fn convert(&self, received: &mut Received, staged: &StagedLayer) -> Result<Digest, PullError> {
+        let mut tar = decode::unwrap(received, self.layer.wrapping)
+            .map_err(|source| self.undecodable(source))?;
+        layer::convert(
+            &mut tar,
+            uuid_of(&self.layer.digest),
+            self.options.compression,
+            &self.options.limits,
+            &staged.paths(),
+        )
+        .map_err(|source| PullError::Convert {
+            image: self.image.to_string(),
+            layer: self.layer.digest,
+            source: Box::new(source),
+        })?;
+        Ok(tar.digest())
+    }
+
+    fn undecodable(&self, source: io::Error) -> PullError {
+        PullError::Decode {
+            image: self.image.to_string(),
+            layer: self.layer.digest,
+            source,
+        }
+    }
+}

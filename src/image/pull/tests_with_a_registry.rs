@@ -1,0 +1,326 @@
+//! Pulls from Debian's `docker-registry`, into which skopeo has pushed what umoci has made.
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::tests::{Host, noise, options};
+use super::*;
+use crate::image::progress::Silent;
+
+/// How long the registry may take to listen; it takes some 100 ms on an idle machine.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// A registry of this test's own, on a port of its own.
+struct RealRegistry {
+    dir: TempDir,
+    address: SocketAddr,
+    child: Child,
+}
+
+impl Drop for RealRegistry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Prints why and gives none where a tool is missing.
+fn start(auth: &str) -> Option<RealRegistry> {
+    for tool in ["docker-registry", "skopeo", "umoci"] {
+        let found = Command::new(tool).arg("--version").output();
+        if !found.is_ok_and(|done| done.status.success()) {
+            println!("SKIPPED: {tool} is not installed");
+            return None;
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    // Someone else may take the port in between: then the registry ends, and another is tried.
+    for _ in 0..5 {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        if let Some(child) = listen(dir.path(), address, auth) {
+            return Some(RealRegistry {
+                dir,
+                address,
+                child,
+            });
+        }
+    }
+    panic!("the registry does not start");
+}
+
+fn listen(dir: &Path, address: SocketAddr, auth: &str) -> Option<Child> {
+    let config = format!(
+        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
+         http: {{addr: '{address}'}}\n{auth}",
+        dir.join("registry").display()
+    );
+    fs::write(dir.join("registry.yml"), config).unwrap();
+    let log = File::create(dir.join("registry.log")).unwrap();
+    let mut child = Command::new("docker-registry")
+        .arg("serve")
+        .arg(dir.join("registry.yml"))
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < START_LIMIT {
+        if TcpStream::connect(address).is_ok() {
+            return Some(child);
+        }
+        if child.try_wait().unwrap().is_some() {
+            return None;
+        }
+        // A program of someone else's gives no sign but its open port.
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    None
+}
+
+fn run(command: &mut Command) {
+    let done = command.output().unwrap();
+    let told = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{command:?}: {told}");
+}
+
+impl RealRegistry {
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Makes an image `tag` of these tars, bottom first, in an OCI layout.
+    fn build(&self, tag: &str, layers: &[&[(&str, Vec<u8>)]]) {
+        let layout = self.path("layout");
+        if !layout.exists() {
+            run(Command::new("umoci")
+                .arg("init")
+                .arg("--layout")
+                .arg(&layout));
+        }
+        let image = format!("{}:{tag}", layout.display());
+        run(Command::new("umoci").args(["new", "--image", &image]));
+        for files in layers {
+            let tar = self.path("layer.tar");
+            let mut builder = tar::Builder::new(File::create(&tar).unwrap());
+            for (path, content) in *files {
+                let mut header = tar::Header::new_gnu();
+                header.set_size(content.len() as u64);
+                header.set_mode(0o644);
+                builder
+                    .append_data(&mut header, path, &content[..])
+                    .unwrap();
+            }
+            builder.into_inner().unwrap().sync_all().unwrap();
+            run(Command::new("umoci")
+                .args(["raw", "add-layer", "--image", &image])
+                .arg(&tar));
+        }
+    }
+
+    /// Pushes `tag` of the layout under the name `tag`.
+    fn push(&self, tag: &str, flags: &[&str]) -> Reference {
+        let source = format!("oci:{}:{tag}", self.path("layout").display());
+        let target = format!("docker://{}/some/{tag}:1", self.address);
+        run(Command::new("skopeo")
+            .args(["--insecure-policy", "copy", "--dest-tls-verify=false"])
+            .args(flags)
+            .args([source, target]));
+        format!("{}/some/{tag}:1", self.address).parse().unwrap()
+    }
+
+    /// The requests for blobs of this digest, by the registry's own access log.
+    fn blob_requests(&self, digest: &Digest) -> usize {
+        let log = fs::read_to_string(self.path("registry.log")).unwrap();
+        let request = format!("/blobs/{digest} ");
+        let ours = log.lines().filter(|line| line.contains("cocoon/"));
+        ours.filter(|line| line.contains("GET") && line.contains(&request))
+            .count()
+    }
+}
+
+fn boot_files(seed: u64) -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("boot/vmlinuz-6.1", noise(seed, 300_000)),
+        ("boot/initrd.img-6.1", noise(seed + 1, 700_000)),
+    ]
+}
+
+#[test]
+fn images_are_pulled_from_a_real_registry_whatever_their_format() {
+    let Some(registry) = start("") else { return };
+    // Contents differ, for skopeo pushes no layer again that it has pushed in another form.
+    for (seed, flags, media_type) in [
+        (10, &[][..], "application/vnd.oci.image.layer.v1.tar+gzip"),
+        (
+            20,
+            &["--format", "v2s2"],
+            "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        ),
+        (
+            30,
+            &["--dest-compress-format", "zstd"],
+            "application/vnd.oci.image.layer.v1.tar+zstd",
+        ),
+    ] {
+        let tag = format!("vm{seed}");
+        registry.build(
+            &tag,
+            &[&boot_files(seed), &[("etc/x", noise(seed + 2, 200_000))]],
+        );
+        let name = registry.push(&tag, flags);
+        let host = Host::new();
+        let image = pull(&name, &options(), &host.store, &Silent).unwrap();
+        host.assert_nothing_staged();
+        let types: Vec<_> = image.layers.iter().map(|layer| layer.media_type).collect();
+        assert_eq!(types, [media_type; 2]);
+        assert_eq!(image.kernel_layer, image.layers[0].digest);
+        let initrd = fs::read(host.store.initrd_path(&image.initrd_layer)).unwrap();
+        assert_eq!(initrd, noise(seed + 1, 700_000));
+    }
+}
+
+#[test]
+fn a_layer_of_two_images_is_fetched_once_and_a_second_pull_fetches_none() {
+    let Some(registry) = start("") else { return };
+    registry.build("one", &[&boot_files(1), &[("etc/x", noise(3, 200_000))]]);
+    registry.build("two", &[&boot_files(1), &[("etc/x", noise(4, 200_000))]]);
+    let (one, two) = (registry.push("one", &[]), registry.push("two", &[]));
+    let host = Host::new();
+    let first = pull(&one, &options(), &host.store, &Silent).unwrap();
+    let second = pull(&two, &options(), &host.store, &Silent).unwrap();
+    let cached: Vec<_> = second.layers.iter().map(|layer| layer.cached).collect();
+    assert_eq!(cached, [true, false]);
+    let again = pull(&one, &options(), &host.store, &Silent).unwrap();
+    assert!(again.was_up_to_date());
+    for layer in first.layers.iter().chain(&second.layers) {
+        assert_eq!(registry.blob_requests(&layer.digest), 1);
+    }
+}
+
+#[test]
+fn two_processes_worth_of_pulls_fetch_each_blob_of_a_real_registry_once() {
+    let Some(registry) = start("") else { return };
+    registry.build(
+        "vm",
+        &[
+            &boot_files(1),
+            &[("a", noise(3, 300_000))],
+            &[("b", noise(4, 300_000))],
+        ],
+    );
+    let name = registry.push("vm", &[]);
+    let host = Host::new();
+    let images = thread::scope(|scope| {
+        let pulls: Vec<_> = (0..2)
+            .map(|_| scope.spawn(|| pull(&name, &options(), &host.store, &Silent).unwrap()))
+            .collect();
+        let joined = pulls.into_iter().map(|pull| pull.join().unwrap());
+        joined.collect::<Vec<_>>()
+    });
+    host.assert_nothing_staged();
+    assert_eq!(images[0].manifest_digest, images[1].manifest_digest);
+    for (one, two) in images[0].layers.iter().zip(&images[1].layers) {
+        assert_eq!(registry.blob_requests(&one.digest), 1);
+        assert!(
+            one.cached != two.cached,
+            "exactly one of two pulls made {}",
+            one.digest
+        );
+    }
+}
+
+#[test]
+fn a_real_registry_with_passwords_is_opened_by_dockers_configuration() {
+    // User u, password p:w.
+    let auth = "auth: {htpasswd: {realm: test, path: 'PATH'}}\n";
+    let files = tempfile::tempdir().unwrap();
+    let passwords = files.path().join("htpasswd");
+    fs::write(
+        &passwords,
+        "u:$2y$04$ODcmnzkOr225Abqi2knLcOfMP4DUk9D0tnkGCEslt4oMCQe1AewAS\n",
+    )
+    .unwrap();
+    let auth = auth.replace("PATH", &passwords.to_string_lossy());
+    let Some(registry) = start(&auth) else { return };
+    registry.build("vm", &[&boot_files(1)]);
+    let name = registry.push("vm", &["--dest-creds", "u:p:w"]);
+    let host = Host::new();
+    for (login, opens) in [
+        (None, false),
+        (Some("dTp3cm9uZw=="), false),
+        (Some("dTpwOnc="), true),
+    ] {
+        let config = files.path().join("config.json");
+        let entry = login.map(|login| json!({registry.address.to_string(): {"auth": login}}));
+        fs::write(&config, json!({"auths": entry}).to_string()).unwrap();
+        let options = PullOptions {
+            docker_config: Some(config),
+            ..options()
+        };
+        match pull(&name, &options, &host.store, &Silent) {
+            Ok(_) => assert!(opens),
+            Err(PullError::Registry { source, .. }) => {
+                let unauthorized = matches!(*source, RegistryError::Unauthorized { .. });
+                assert!(unauthorized && !opens, "{source}");
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+#[ignore = "a measurement: run it alone, with optimised dependencies"]
+fn throughput_of_a_large_layer() {
+    // Half of it compresses well, half not at all: about the ratio of a distribution's /usr.
+    let mut data = noise(5, 100 << 20);
+    data.extend(
+        b"all work and no play makes jack a dull boy\n"
+            .iter()
+            .cycle()
+            .take(100 << 20),
+    );
+    for flags in [&[][..], &["--dest-compress-format", "zstd"]] {
+        let Some(registry) = start("") else { return };
+        registry.build("vm", &[&boot_files(1), &[("usr/data", data.clone())]]);
+        let name = registry.push("vm", flags);
+        let host = Host::new();
+        let memory = Memory(AtomicUsize::new(0));
+        let before = resident();
+        let begun = Instant::now();
+        let image = pull(&name, &options(), &host.store, &memory).unwrap();
+        let took = begun.elapsed();
+        let memory = memory.0.into_inner().saturating_sub(before) >> 20;
+        let sent: u64 = image.layers.iter().map(|layer| layer.compressed_size).sum();
+        println!(
+            "{flags:?}: {sent} bytes sent, {} on disk, {took:?}, {memory} MiB",
+            image.size
+        );
+    }
+}
+
+/// The most memory that this process has during a pull, in bytes.
+struct Memory(AtomicUsize);
+
+impl Progress for Memory {
+    fn event(&self, _event: PullEvent<'_>) {
+        self.0.fetch_max(resident(), Ordering::Relaxed);
+    }
+}
+
+fn resident() -> usize {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
