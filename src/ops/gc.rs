@@ -114,6 +114,9 @@ fn finish_vm(host: &Host, lock: VmLock) -> Result<(), Error> {
     remove::finish(host, lock)
 }
 
+/// Whether a file of this name is referred to.
+type IsReferred<'a> = &'a dyn Fn(&str) -> bool;
+
 /// What the records refer to.
 struct Referred {
     vms: HashSet<VmId>,
@@ -138,7 +141,7 @@ fn collect_files(host: &Host, dry_run: bool, collected: &mut Collected) -> Resul
             .is_ok_and(|digest| referred.blobs.contains(&digest))
     };
     let is_blob = |name: &str| name.strip_suffix(".erofs").is_some_and(is_layer);
-    let places: [(PathBuf, Kind, &dyn Fn(&str) -> bool); 6] = [
+    let places: [(PathBuf, Kind, IsReferred<'_>); 6] = [
         (layout.vms(), Kind::VmFolder, &is_vm),
         (layout.vm_logs(), Kind::VmFolder, &is_vm),
         (layout.locks(), Kind::Lock, &is_lock),

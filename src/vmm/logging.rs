@@ -7,8 +7,10 @@
 use std::io::{self, Write};
 use std::sync::mpsc::{Sender, channel};
 
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Sends each record as one message.
 #[derive(Clone, Debug)]
@@ -51,10 +53,17 @@ pub fn install() -> io::Result<()> {
                 let _ = io::stderr().write_all(&record);
             }
         })?;
-    tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::INFO)
+    // What an engine says below a warning is for its authors: a line for each device and queue.
+    let filter = Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target("cocoon", LevelFilter::INFO)
+        .with_target("event_monitor", LevelFilter::INFO);
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(false)
-        .with_writer(ChannelWriter { records })
+        .with_writer(ChannelWriter { records });
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
         .try_init()
         .map_err(io::Error::other)
 }
