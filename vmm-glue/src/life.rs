@@ -116,8 +116,9 @@ impl Life {
                     panicked = Some(Instant::now() + PANIC_GRACE);
                 }
                 Some(Note::Report(Report::ShutDown)) => {
-                    // While the VMM is ending itself, it has no VM to describe.
-                    if found.is_none() && self.client.info().is_ok() {
+                    // A VMM that is ending itself takes no more questions.
+                    let vmm_ends = matches!(self.client.info(), Err(Error::Gone));
+                    if found.is_none() && !vmm_ends {
                         found = Some(StopReason::GuestPowerOff);
                         self.end_vmm();
                     }

@@ -18,6 +18,7 @@ use cocoon_full::CloudHypervisor;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::termios::{Winsize, tcsetwinsize};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 /// From a stop that was asked for to its event; a guest under emulation takes some of it.
 const END: Duration = Duration::from_secs(150);
@@ -196,10 +197,11 @@ impl Vm {
         eprintln!("TIME end {} ms", begin.elapsed().as_millis());
         assert!(self.events.recv().is_err(), "nothing happens after the end");
         assert_vmm_is_gone(&self.spec);
+        assert_files_are_closed();
     }
 }
 
-/// Checks that the VMM has let go of its threads, child, and files.
+/// Checks that the VMM's threads have ended and that its socket is removed.
 pub(crate) fn assert_vmm_is_gone(spec: &VmSpec) {
     let socket = &spec.paths.api_socket;
     assert!(!socket.exists(), "the API socket is removed");
@@ -213,6 +215,46 @@ pub(crate) fn assert_vmm_is_gone(spec: &VmSpec) {
         .filter(|name| !MAY_STAY.contains(&name.as_str()))
         .collect();
     assert!(left.is_empty(), "threads are left: {left:?}");
+}
+
+/// Checks that the named threads are among this process's and that seccomp filters hold them.
+pub(crate) fn assert_confined(names: &[&str]) {
+    let status: Vec<String> = std::fs::read_dir("/proc/self/task")
+        .expect("/proc is mounted")
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok())
+        .collect();
+    for name in names {
+        let thread = status
+            .iter()
+            .find(|status| status.starts_with(&format!("Name:\t{name}\n")));
+        let thread = thread.unwrap_or_else(|| panic!("no thread {name} in {status:#?}"));
+        assert!(thread.contains("\nSeccomp:\t2\n"), "{thread}");
+    }
+}
+
+/// The call that [`make_forbidden_call`] makes: getppid, on x86-64.
+pub(crate) const FORBIDDEN_CALL: i64 = 110;
+
+/// Makes, on a thread that is confined as the VMM's are, a call that its filter forbids.
+pub(crate) fn make_forbidden_call() {
+    let filter = SeccompFilter::new(
+        [(FORBIDDEN_CALL, vec![])].into(),
+        SeccompAction::Allow,
+        SeccompAction::Trap,
+        TargetArch::x86_64,
+    );
+    let program: BpfProgram = filter
+        .and_then(TryInto::try_into)
+        .expect("the filter is sound");
+    let confined = std::thread::spawn(move || {
+        seccompiler::apply_filter(&program).expect("a thread may confine itself");
+        rustix::process::getppid()
+    });
+    let _ = confined.join();
+}
+
+/// Checks that no KVM, TAP or disk is open.
+fn assert_files_are_closed() {
     let files: Vec<PathBuf> = std::fs::read_dir("/proc/self/fd")
         .expect("/proc is mounted")
         .filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
