@@ -206,15 +206,27 @@ pub(crate) fn assert_vmm_is_gone(spec: &VmSpec) {
     let socket = &spec.paths.api_socket;
     assert!(!socket.exists(), "the API socket is removed");
     assert!(!socket.with_extension("sock.lock").exists(), "and its lock");
-    let left: Vec<String> = std::fs::read_dir("/proc/self/task")
+    // The kernel wakes who joins a thread before it takes the thread off this list.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let left = threads_of_the_vmm();
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "threads are left: {left:?}");
+        std::thread::yield_now();
+    }
+}
+
+fn threads_of_the_vmm() -> Vec<String> {
+    std::fs::read_dir("/proc/self/task")
         .expect("/proc is mounted")
         .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
         .map(|name| name.trim().to_owned())
         // The first thread has the program's name, whatever the file was called.
         .filter(|name| !["exe", "log"].contains(&name.as_str()) && !name.starts_with("lab"))
         .filter(|name| !MAY_STAY.contains(&name.as_str()))
-        .collect();
-    assert!(left.is_empty(), "threads are left: {left:?}");
+        .collect()
 }
 
 /// Checks that the named threads are among this process's and that seccomp filters hold them.
