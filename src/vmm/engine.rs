@@ -19,7 +19,10 @@ pub trait Engine: Sync + std::fmt::Debug {
     /// The feature of `spec` that this engine lacks.
     fn check(&self, spec: &VmSpec) -> Result<(), Unsupported>;
 
-    /// Boots the VM in this process, which must run nothing else.
+    /// Boots the VM in this process, which must run nothing else, at most once in its life.
+    ///
+    /// SIGTERM and SIGINT then end the VM, as [`Machine::power_off`] does. What the engine logs
+    /// must not be written by the thread that logs it: threads of the engine may be confined.
     ///
     /// # Errors
     /// The VM could not be created or booted; nothing of it is left in this process that would
@@ -30,10 +33,13 @@ pub trait Engine: Sync + std::fmt::Debug {
 /// A running VM of this process.
 pub trait Machine: Send + Sync + std::fmt::Debug {
     /// The guest's console: a raw terminal, of which the engine holds the other end. Read and
-    /// written by the console hub; its window size is the guest's.
+    /// written by the console hub, not blocking; its window size is the guest's.
+    ///
+    /// A guest's reboot may replace it: the old one then reads as hung up. Called at that moment,
+    /// this waits until the guest runs again and gives the new one.
     ///
     /// # Errors
-    /// The terminal cannot be opened.
+    /// The terminal cannot be opened, or the VM is over.
     fn console(&self) -> Result<OwnedFd, EngineError>;
 
     /// What happens to the VM, from boot on. Ends after [`Event::Stopped`]. May be taken once.

@@ -1,13 +1,14 @@
 //! How cocoon asks the VMM thread: a closure down a channel, a tick on an eventfd, the answer back
 //! by another channel.
 
+use std::error::Error as _;
 use std::mem;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use vmm::api::{
-    ApiAction, ApiRequest, ApiResponsePayload, VmCounters, VmInfo, VmInfoResponse, VmPowerButton,
-    VmmShutdown,
+    ApiAction, ApiError, ApiRequest, ApiResponsePayload, VmCounters, VmInfo, VmInfoResponse,
+    VmPowerButton, VmmShutdown,
 };
 use vmm_sys_util::eventfd::EventFd;
 
@@ -52,7 +53,7 @@ impl Client {
         self.wake.write(1).map_err(Error::Wake)?;
         match reply.recv_timeout(patience) {
             Ok(Ok(payload)) => Ok(payload),
-            Ok(Err(error)) => Err(Error::Refused(Cause::of(&error))),
+            Ok(Err(error)) => Err(Error::Refused(reason(&error))),
             Err(RecvTimeoutError::Disconnected) => Err(Error::Gone),
             Err(RecvTimeoutError::Timeout) => {
                 // A VMM that cannot deliver its answer ends itself: keep an ear open for it.
@@ -95,4 +96,9 @@ impl Client {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Why a request failed; the error itself only says which request it was, as our callers do.
+fn reason(error: &ApiError) -> Cause {
+    Cause::of(error.source().unwrap_or(error))
 }

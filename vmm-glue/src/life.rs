@@ -22,8 +22,8 @@ use serde::Deserialize;
 use crate::client::Client;
 use crate::error::{Cause, Error, chain};
 
-/// Wait for a panicked guest to reboot itself before it is ended; `kernel.panic` is commonly 0
-/// (never) or 10 s, and 60 s at most in the wild.
+/// Wait for a panicked guest to reboot itself, as `kernel.panic` may tell it to after some seconds;
+/// beyond a minute and a margin it is taken to hang, which is what the default of 0 does.
 const PANIC_GRACE: Duration = Duration::from_secs(70);
 
 /// Wait for the API server's thread after the VMM's own; it has nothing left to do.
@@ -116,8 +116,9 @@ impl Life {
                     panicked = Some(Instant::now() + PANIC_GRACE);
                 }
                 Some(Note::Report(Report::ShutDown)) => {
-                    // While the VMM is ending itself, it has no VM to describe.
-                    if found.is_none() && self.client.info().is_ok() {
+                    // A VMM that is ending itself takes no more questions.
+                    let vmm_ends = matches!(self.client.info(), Err(Error::Gone));
+                    if found.is_none() && !vmm_ends {
                         found = Some(StopReason::GuestPowerOff);
                         self.end_vmm();
                     }
