@@ -67,7 +67,10 @@ impl ImageWriter {
         for id in &plan.order {
             self.directory_blocks(tree, &plan, *id)?;
         }
-        let meta_blocks = plan.metadata_bytes.div_ceil(BLOCK as u64);
+        // fsck.erofs 1.5 reads an xattr header behind every inode, also one without xattrs: there
+        // must be bytes behind the last.
+        let metadata_bytes = plan.metadata_bytes + XATTR_HEADER as u64;
+        let meta_blocks = metadata_bytes.div_ceil(BLOCK as u64);
         let meta_block = self.data.take_blocks(meta_blocks)?;
         let mut inodes = InodeWriter {
             data: &mut self.data,

@@ -245,6 +245,16 @@ fn directories_of_ten_thousand_entries_and_names_of_any_byte_are_found() {
 }
 
 #[test]
+fn an_inode_that_ends_with_its_block_can_be_the_last() {
+    // 32 unused bytes, 64 + 1440 of the root, 40 inodes of 64: 4096 bytes of metadata.
+    let mut tar = TarBuilder::new();
+    for i in 0..40 {
+        tar = tar.file(&format!("{i:023}"), b"");
+    }
+    assert_eq!(make(&tar.end(), Compression::None).tree().len(), 41);
+}
+
+#[test]
 fn sizes_around_blocks_and_clusters_survive() {
     let sizes = [
         1, 4031, 4032, 4033, 4095, 4096, 4097, 8191, 8192, 8193, 65_535, 65_536, 65_537, 69_631,

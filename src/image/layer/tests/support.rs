@@ -87,8 +87,11 @@ pub(super) fn fsck(blob: &Path) {
             return;
         }
     };
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.is_empty(), "fsck: {said}");
+    let (status, said) = (output.status, String::from_utf8_lossy(&output.stderr));
+    assert!(
+        status.success() && said.is_empty(),
+        "fsck: {status}: {said}"
+    );
 }
 
 /// What a reader sees of one inode.
