@@ -1,20 +1,16 @@
 //! What a command says when it fails: the chain of errors once, a hint, an exit code.
 //!
-//! This is the one place where an error gets its hint.
+//! Hints have a file of their own, `cli/hint.rs`.
 
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::output;
+use super::{hint, output};
 use crate::config::InvalidConfig;
 use crate::image::reference::InvalidReference;
-use crate::network::conflist::ConflistError;
 use crate::ops;
-use crate::store::DatabaseError;
-use crate::sys::kvm::KvmError;
 use crate::units::VmName;
-use crate::vm::records::RecordError;
 
 /// Exit code of a command that the user interrupted: 128 + SIGINT, as shells have it.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -98,7 +94,7 @@ impl Failure {
             output::note(format_args!("error: {first}"));
         }
         links.for_each(|cause| output::note(format_args!("  caused by: {cause}")));
-        if let Some(hint) = self.hint() {
+        if let Some(hint) = hint::of(self) {
             output::note(format_args!("hint: {hint}"));
         }
     }
@@ -108,146 +104,11 @@ impl Failure {
             Self::Operation(ops::Error::Interrupted | ops::Error::StopInterrupted(_)) => {
                 EXIT_INTERRUPTED
             }
+            Self::Operation(ops::Error::Pull(error)) if error.is_cancelled() => EXIT_INTERRUPTED,
             Self::Config(_) | Self::ConfigFile { .. } | Self::Reference { .. } => EXIT_USAGE,
             Self::CreatedOnly { source, .. } => source.exit_code(),
             _ => 1,
         }
-    }
-
-    fn hint(&self) -> Option<String> {
-        if let Some(hint) = self.system_hint() {
-            return Some(hint.to_owned());
-        }
-        match self {
-            Self::Operation(error) => operation_hint(error),
-            Self::CreatedOnly { name, source } => Some(match source.hint() {
-                Some(hint) => format!("{hint}; then: cocoon vm start {name}"),
-                None => format!(
-                    "look at it: cocoon vm logs --vmm {name}; remove it: cocoon vm rm {name}"
-                ),
-            }),
-            Self::Config(InvalidConfig::RunDirTooLong(_)) => {
-                Some("choose a shorter --run-dir or --root-dir".into())
-            }
-            Self::Reference { .. } => Some(
-                "write [registry/]repository[:tag][@sha256:digest], such as ubuntu:24.04".into(),
-            ),
-            _ => None,
-        }
-    }
-
-    /// What helps against a failure of the system, wherever in the chain it stands.
-    fn system_hint(&self) -> Option<&'static str> {
-        let mut link: Option<&(dyn std::error::Error + 'static)> = Some(self);
-        while let Some(error) = link {
-            if let Some(error) = error.downcast_ref::<io::Error>() {
-                let hint = match error.kind() {
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(
-                        "the disk is full: free some space, for example by cocoon gc, and try again",
-                    ),
-                    io::ErrorKind::PermissionDenied => {
-                        Some("run cocoon as root, for example by sudo")
-                    }
-                    io::ErrorKind::ReadOnlyFilesystem => {
-                        Some("choose a --root-dir on a file system that can be written")
-                    }
-                    _ => None,
-                };
-                if hint.is_some() {
-                    return hint;
-                }
-            }
-            if let Some(rusqlite::Error::SqliteFailure(failure, _)) =
-                error.downcast_ref::<rusqlite::Error>()
-            {
-                match failure.code {
-                    rusqlite::ErrorCode::DiskFull => {
-                        return Some(
-                            "the disk is full: free some space, for example by cocoon gc, and try again",
-                        );
-                    }
-                    rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::PermissionDenied => {
-                        return Some(
-                            "run cocoon as root, or give a --root-dir that may be written",
-                        );
-                    }
-                    _ => {}
-                }
-            }
-            link = error.source();
-        }
-        None
-    }
-}
-
-fn operation_hint(error: &ops::Error) -> Option<String> {
-    use ops::Error;
-    let hint = match error {
-        Error::NotRoot => "run cocoon as root, for example by sudo",
-        Error::NoEngine | Error::EngineNotLinked(_) => {
-            "cocoon version lists the engines of this build"
-        }
-        Error::StillRunning(name) => {
-            return Some(format!(
-                "stop it first: cocoon vm stop {name}; or: cocoon vm rm --force {name}"
-            ));
-        }
-        Error::NotRunning(name) => return Some(format!("start it: cocoon vm start {name}")),
-        Error::WrongState { name, .. } => {
-            return Some(format!(
-                "cocoon gc finishes what was cut off, then try again; or: cocoon vm rm {name}"
-            ));
-        }
-        Error::StopInterrupted(name) => {
-            return Some(format!(
-                "to end it without asking the guest: cocoon vm stop --force {name}"
-            ));
-        }
-        Error::BlobMissing { image, .. } => {
-            return Some(format!("fetch it again: cocoon image pull {image}"));
-        }
-        Error::HugepagesShort { .. } => "free some, raise vm.nr_hugepages, or use --hugepages off",
-        Error::NoMkfs(_) => "install it: apt-get install e2fsprogs",
-        Error::Busy => "try again when it is done",
-        Error::Kvm(error) => kvm_hint(error),
-        Error::Image(_) => {
-            return Some(
-                "cocoon image list shows what is here; cocoon image pull IMAGE fetches an image"
-                    .into(),
-            );
-        }
-        Error::Record(RecordError::NotFound(_)) => "cocoon vm list shows all VMs",
-        Error::Record(RecordError::Ambiguous { .. }) => "give more digits of the id, or the name",
-        Error::Record(RecordError::NameTaken { name, .. }) => {
-            return Some(format!(
-                "choose another --name, or remove that VM: cocoon vm rm {name}"
-            ));
-        }
-        Error::Conflist(ConflistError::NoFolder(_) | ConflistError::NoneFound(_)) => {
-            "put a CNI configuration there, name another folder by --cni-conf-dir, or run without a network: --nics 0"
-        }
-        Error::Database(DatabaseError::TooNew { .. }) => "use the newer cocoon",
-        Error::NotUndone { source, .. } => {
-            let first = operation_hint(source)
-                .map(|hint| format!("{hint}; "))
-                .unwrap_or_default();
-            return Some(format!("{first}cocoon gc removes what was left behind"));
-        }
-        _ => return None,
-    };
-    Some(hint.to_owned())
-}
-
-fn kvm_hint(error: &KvmError) -> &'static str {
-    match error {
-        KvmError::Missing => {
-            "load the kernel module (modprobe kvm_amd or kvm_intel), and enable virtualization in the firmware"
-        }
-        KvmError::Forbidden => "run cocoon as root, for example by sudo",
-        KvmError::Emulated => {
-            "use a host with hardware or nested virtualization; to try all the same: COCOON_IGNORE_KVM_CHECK=1"
-        }
-        KvmError::Open(_) | KvmError::Version(_) => "use a Linux host with a working KVM",
     }
 }
 

@@ -10,6 +10,7 @@
 mod error;
 mod gc;
 mod global;
+mod hint;
 mod image;
 mod output;
 mod progress;

@@ -104,3 +104,10 @@ pub enum PullError {
         image: String,
     },
 }
+
+impl PullError {
+    /// Whether the pull ended because the caller wanted it so.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Cancelled { .. })
+    }
+}

@@ -1,0 +1,226 @@
+//! What may help against a failure. This is the one place where an error gets its hint.
+
+use std::error::Error as StdError;
+use std::io;
+
+use super::error::Failure;
+use crate::config::InvalidConfig;
+use crate::image::pull::PullError;
+use crate::image::registry::RegistryError;
+use crate::network::conflist::ConflistError;
+use crate::network::plugin::PluginError;
+use crate::ops;
+use crate::store::DatabaseError;
+use crate::sys::kvm::KvmError;
+use crate::vm::records::RecordError;
+
+const DISK_FULL: &str =
+    "the disk is full: free some space, for example by cocoon gc, and try again";
+const AS_ROOT: &str = "run cocoon as root, for example by sudo";
+
+/// The hint for a failure: the system's own troubles first, wherever in the chain they stand.
+pub(super) fn of(failure: &Failure) -> Option<String> {
+    if let Some(hint) = links(failure).find_map(system) {
+        return Some(hint.to_owned());
+    }
+    match failure {
+        Failure::Operation(error) => operation(error),
+        Failure::CreatedOnly { name, source } => Some(match of(source) {
+            Some(hint) => format!("{hint}; then: cocoon vm start {name}"),
+            None => {
+                format!("look at it: cocoon vm logs --vmm {name}; remove it: cocoon vm rm {name}")
+            }
+        }),
+        Failure::Config(InvalidConfig::RunDirTooLong(_)) => {
+            Some("choose a shorter --run-dir or --root-dir".into())
+        }
+        Failure::Reference { .. } => {
+            Some("write [registry/]repository[:tag][@sha256:digest], such as ubuntu:24.04".into())
+        }
+        _ => None,
+    }
+}
+
+/// An error and its sources, outermost first.
+fn links<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| {
+        (*error).source()
+    })
+}
+
+fn system(error: &(dyn StdError + 'static)) -> Option<&'static str> {
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        return match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(DISK_FULL),
+            io::ErrorKind::PermissionDenied => Some(AS_ROOT),
+            io::ErrorKind::ReadOnlyFilesystem => {
+                Some("choose a --root-dir on a file system that can be written")
+            }
+            _ => None,
+        };
+    }
+    let rusqlite::Error::SqliteFailure(failure, _) = error.downcast_ref::<rusqlite::Error>()?
+    else {
+        return None;
+    };
+    match failure.code {
+        rusqlite::ErrorCode::DiskFull => Some(DISK_FULL),
+        rusqlite::ErrorCode::CannotOpen
+        | rusqlite::ErrorCode::PermissionDenied
+        | rusqlite::ErrorCode::ReadOnly => {
+            Some("run cocoon as root, or give a --root-dir that may be written")
+        }
+        _ => None,
+    }
+}
+
+fn operation(error: &ops::Error) -> Option<String> {
+    use ops::Error;
+    let hint = match error {
+        Error::NotRoot => AS_ROOT,
+        Error::NoEngine | Error::EngineNotLinked(_) => {
+            "cocoon version lists the engines of this build"
+        }
+        Error::StillRunning(name) => {
+            return Some(format!(
+                "stop it first: cocoon vm stop {name}; or: cocoon vm rm --force {name}"
+            ));
+        }
+        Error::NotRunning(name) => return Some(format!("start it: cocoon vm start {name}")),
+        Error::WrongState { name, .. } => {
+            return Some(format!(
+                "cocoon gc finishes what was cut off; or remove it: cocoon vm rm {name}"
+            ));
+        }
+        Error::StopInterrupted(name) => {
+            return Some(format!(
+                "to end it without asking the guest: cocoon vm stop --force {name}"
+            ));
+        }
+        Error::BlobMissing { image, .. } => {
+            return Some(format!("fetch it again: cocoon image pull {image}"));
+        }
+        Error::HugepagesShort { .. } => "free some, raise vm.nr_hugepages, or use --hugepages off",
+        Error::NoMkfs(_) => "install it: apt-get install e2fsprogs",
+        Error::Format { output, .. } if output.contains("No space left") => DISK_FULL,
+        Error::Busy => "try again when it is done",
+        Error::Kvm(error) => kvm(error),
+        Error::Image(_) => {
+            "cocoon image list shows what is here; cocoon image pull IMAGE fetches an image"
+        }
+        Error::Record(error) => return record(error),
+        Error::Conflist(ConflistError::NoFolder(_) | ConflistError::NoneFound(_)) => {
+            "put a CNI configuration there, name another folder by --cni-conf-dir, or run without a network: --nics 0"
+        }
+        Error::Pull(error) => return pull(error),
+        Error::Database(DatabaseError::TooNew { .. }) => "use the newer cocoon",
+        Error::NotUndone { source, .. } => {
+            let first = operation(source)
+                .map(|hint| format!("{hint}; "))
+                .unwrap_or_default();
+            return Some(format!("{first}cocoon gc removes what was left behind"));
+        }
+        error => return links(error).find_map(plugin).map(str::to_owned),
+    };
+    Some(hint.to_owned())
+}
+
+fn plugin(error: &(dyn StdError + 'static)) -> Option<&'static str> {
+    match error.downcast_ref::<PluginError>()? {
+        PluginError::Missing { .. } => Some(
+            "install the CNI plugins (apt-get install containernetworking-plugins), and name their folder by --cni-bin-dir",
+        ),
+        _ => None,
+    }
+}
+
+fn record(error: &RecordError) -> Option<String> {
+    match error {
+        RecordError::Database(_) => None,
+        RecordError::NotFound(_) => Some("cocoon vm list shows all VMs".into()),
+        RecordError::Ambiguous { .. } => Some("give more digits of the id, or the name".into()),
+        RecordError::NameTaken { name, .. } => Some(format!(
+            "choose another --name, or remove that VM: cocoon vm rm {name}"
+        )),
+    }
+}
+
+fn pull(error: &PullError) -> Option<String> {
+    let hint = match error {
+        PullError::Registry { source, .. } => return registry(source).map(str::to_owned),
+        PullError::NotBootable { .. } => {
+            "os-image/README.md tells how to make a VM image of any Linux"
+        }
+        PullError::LayerDigest { .. } | PullError::DiffId { .. } | PullError::Decode { .. } => {
+            "pull again; if it fails again, the registry's copy is damaged: push the image anew"
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+fn registry(error: &RegistryError) -> Option<&'static str> {
+    match error {
+        RegistryError::Unreachable { .. } => Some("check the registry's name, and that it is up"),
+        RegistryError::NotFound { .. } => Some("check the image's name and tag"),
+        RegistryError::Unauthorized { .. } | RegistryError::Login { .. } => {
+            Some("check the image's name; if it is private, log in first: docker login REGISTRY")
+        }
+        RegistryError::Busy { .. } => Some("try again later"),
+        _ => None,
+    }
+}
+
+fn kvm(error: &KvmError) -> &'static str {
+    match error {
+        KvmError::Missing => {
+            "load its module (modprobe kvm_amd or kvm_intel), and enable virtualization in the firmware"
+        }
+        KvmError::Forbidden => AS_ROOT,
+        KvmError::Emulated => {
+            "use a host with hardware or nested virtualization; to try all the same: COCOON_IGNORE_KVM_CHECK=1"
+        }
+        KvmError::Open(_) | KvmError::Version(_) => "use a Linux host with a working KVM",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_systems_own_troubles_are_hinted_wherever_they_stand() {
+        for (kind, expected) in [
+            (io::ErrorKind::StorageFull, "the disk is full"),
+            (io::ErrorKind::PermissionDenied, "as root"),
+        ] {
+            let inner = ops::Error::File {
+                action: "write",
+                path: "/x".into(),
+                source: kind.into(),
+            };
+            let nested = ops::Error::NotUndone {
+                source: Box::new(inner),
+                failures: vec![],
+            };
+            let hint = of(&Failure::Operation(nested)).unwrap();
+            assert!(hint.contains(expected), "{hint}");
+        }
+    }
+
+    #[test]
+    fn a_vm_that_did_not_start_is_told_how_to_go_on() {
+        let failure = |source: ops::Error| {
+            let name = "web".parse().unwrap();
+            of(&Failure::CreatedOnly {
+                name,
+                source: Box::new(source.into()),
+            })
+            .unwrap()
+        };
+        assert!(failure(KvmError::Missing.into()).ends_with("; then: cocoon vm start web"));
+        assert!(failure(ops::Error::Interrupted).contains("cocoon vm logs --vmm web"));
+    }
+}
