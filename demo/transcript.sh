@@ -32,6 +32,8 @@ YAML
 show() {
     printf '\n$ %s\n' "$*"
     bash -c "$*"
+    # What a console printed last need not end with a line.
+    case "$*" in *console*) echo ;; esac
 }
 
 # until_true SECONDS COMMAND... repeats a command that has no event to wait for.

@@ -87,22 +87,32 @@ impl Host {
         Ok(Database::open(self.layout.root())?)
     }
 
-    /// The VMs that a user means, each once, in the order of first mention.
+    /// The VM that a user means.
+    ///
+    /// # Errors
+    /// It is unknown or ambiguous.
+    pub fn resolve(&self, reference: &str) -> Result<VmId, Error> {
+        Ok(self
+            .database()?
+            .read(|tx| records::resolve(tx, reference))?)
+    }
+
+    /// The VMs that a user means, each once, in the order and by the name of first mention.
     ///
     /// # Errors
     /// Any of them is unknown or ambiguous: then nothing should be done to the others either.
-    pub fn resolve(&self, references: &[String]) -> Result<Vec<VmId>, Error> {
-        let mut ids = Vec::new();
+    pub fn resolve_all<'a>(&self, references: &'a [String]) -> Result<Vec<(VmId, &'a str)>, Error> {
+        let mut found: Vec<(VmId, &str)> = Vec::new();
         self.database()?.read(|tx| {
             for reference in references {
                 let id = records::resolve(tx, reference)?;
-                if !ids.contains(&id) {
-                    ids.push(id);
+                if !found.iter().any(|(known, _)| *known == id) {
+                    found.push((id, reference));
                 }
             }
             Ok::<_, Error>(())
         })?;
-        Ok(ids)
+        Ok(found)
     }
 }
 

@@ -15,24 +15,26 @@ pub(super) fn each(
     format: &FormatArgs,
     work: impl Fn(VmId) -> Result<(), ops::Error> + Sync,
 ) -> Result<(), Failure> {
-    let ids = host.resolve(references)?;
-    let results = ops::in_parallel(&ids, host.config.pool_size.get(), |id| work(*id));
+    let vms = host.resolve_all(references)?;
+    let results = ops::in_parallel(&vms, host.config.pool_size.get(), |(id, _)| work(*id));
     let mut succeeded = Vec::new();
     let mut failures = Vec::new();
-    for (id, result) in ids.iter().zip(results) {
+    for ((id, reference), result) in vms.iter().zip(results) {
         match result {
-            Ok(()) => succeeded.push(*id),
+            Ok(()) => succeeded.push((*id, *reference)),
             Err(error) => failures.push((*id, Failure::from(error))),
         }
     }
     if format.is_json() {
         let failed = |(id, failure): &(VmId, Failure)| json!({"id": id, "error": failure.line()});
         output::json(&json!({
-            "succeeded": succeeded,
+            "succeeded": succeeded.iter().map(|(id, _)| id).collect::<Vec<_>>(),
             "failed": failures.iter().map(failed).collect::<Vec<_>>(),
         }))?;
     } else {
-        succeeded.iter().for_each(output::line);
+        succeeded
+            .iter()
+            .for_each(|(_, reference)| output::line(reference));
     }
     Failure::all(failures.into_iter().map(|(_, failure)| failure).collect())
 }

@@ -33,42 +33,41 @@ pub(in crate::cli) struct ConsoleArgs {
 
 /// Attaches to a console.
 pub(in crate::cli) fn console(host: &Host, args: &ConsoleArgs) -> Result<(), Failure> {
-    for id in host.resolve(std::slice::from_ref(&args.vm))? {
-        let viewer = attach::attach(host, id)?;
-        let signals = Signals::catch().map_err(Failure::Signals)?;
-        let (input, output_) = (io::stdin(), io::stdout());
-        let interactive = tty::is_terminal(&input);
-        let note = |text: &str| {
-            if interactive {
-                output::note(format_args!("{text}\r"));
-            }
-        };
-        note(&format!(
-            "Connected to {} (escape sequence: {}.)",
-            args.vm, args.escape_char
-        ));
-        let end = relay(
-            viewer,
-            &Session {
-                input: input.as_fd(),
-                output: output_.as_fd(),
-                // Scripts send bytes, not keys.
-                escape: interactive.then_some(args.escape_char),
-                history: !args.no_history,
-                linger: Some(Duration::from_secs(args.linger)),
-                signals: Some(&signals),
-            },
-        );
-        match end.map_err(|source| Failure::Console {
-            vm: args.vm.clone(),
-            source,
-        })? {
-            RelayEnd::Detached | RelayEnd::InputClosed => {
-                note(&format!("\r\nDisconnected from {}.", args.vm))
-            }
-            RelayEnd::ConsoleClosed => note(&format!("\r\nThe console of {} has closed.", args.vm)),
-            RelayEnd::Interrupted => return Err(crate::ops::Error::Interrupted.into()),
+    let id = host.resolve(&args.vm)?;
+    let viewer = attach::attach(host, id)?;
+    let signals = Signals::catch().map_err(Failure::Signals)?;
+    let (input, output_) = (io::stdin(), io::stdout());
+    let interactive = tty::is_terminal(&input);
+    let note = |text: &str| {
+        if interactive {
+            output::note(format_args!("{text}\r"));
         }
+    };
+    note(&format!(
+        "Connected to {} (escape sequence: {}.)",
+        args.vm, args.escape_char
+    ));
+    let end = relay(
+        viewer,
+        &Session {
+            input: input.as_fd(),
+            output: output_.as_fd(),
+            // Scripts send bytes, not keys.
+            escape: interactive.then_some(args.escape_char),
+            history: !args.no_history,
+            linger: Some(Duration::from_secs(args.linger)),
+            signals: Some(&signals),
+        },
+    );
+    match end.map_err(|source| Failure::Console {
+        vm: args.vm.clone(),
+        source,
+    })? {
+        RelayEnd::Detached | RelayEnd::InputClosed => {
+            note(&format!("\r\nDisconnected from {}.", args.vm))
+        }
+        RelayEnd::ConsoleClosed => note(&format!("\r\nThe console of {} has closed.", args.vm)),
+        RelayEnd::Interrupted => return Err(crate::ops::Error::Interrupted.into()),
     }
     Ok(())
 }

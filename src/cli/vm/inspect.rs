@@ -16,8 +16,6 @@ pub(in crate::cli) struct InspectArgs {
 
 /// Shows a VM.
 pub(in crate::cli) fn inspect(host: &Host, args: &InspectArgs) -> Result<(), Failure> {
-    for id in host.resolve(std::slice::from_ref(&args.vm))? {
-        output::json(&inspect::inspect(host, id)?)?;
-    }
-    Ok(())
+    let id = host.resolve(&args.vm)?;
+    output::json(&inspect::inspect(host, id)?)
 }

@@ -22,8 +22,6 @@ pub(in crate::cli) fn logs(host: &Host, args: &LogsArgs) -> Result<(), Failure> 
     } else {
         Source::Console
     };
-    for id in host.resolve(std::slice::from_ref(&args.vm))? {
-        output::raw(&logs::read(host, id, source)?)?;
-    }
-    Ok(())
+    let id = host.resolve(&args.vm)?;
+    output::raw(&logs::read(host, id, source)?)
 }
