@@ -16,13 +16,19 @@ DEBIAN_BOOT_SECONDS=400
 # ---- saying how it went -----------------------------------------------------------------------
 
 fail() {
+    note "$*"
     echo "$*"
     exit 1
 }
 
+# note SENTENCE is what the test's line will say; the first one stands.
+note() {
+    [ -s "$LAB_NOTE" ] || echo "$*" >"$LAB_NOTE"
+}
+
 # skip WHY ends the test; the closing line counts it.
 skip() {
-    echo "$*" >"${LAB_NOTE:-/dev/null}"
+    note "$*"
     exit 77
 }
 
@@ -119,10 +125,16 @@ in_guest() {
     python3 "$LAB/guest/console.py" --program "$COCOON_BIN" --root "$COCOON_ROOT" "$1" "$2"
 }
 
+# at_exit COMMAND: to be run when the test ends, however it ends, before its VMs are removed.
+at_exit() {
+    LAB_AT_EXIT="$*; ${LAB_AT_EXIT:-}"
+}
+
 lab_cleanup() {
     local code=$? vm
     trap - ERR
     set +e
+    eval "${LAB_AT_EXIT:-}"
     if [ -n "${COCOON_BIN:-}" ] && [ -x "$COCOON_BIN" ]; then
         if [ $code -ne 0 ] && [ $code -ne 77 ]; then
             for vm in $(cocoon vm list -q 2>/dev/null); do
@@ -131,8 +143,6 @@ lab_cleanup() {
                 echo "-- log of its process:"
                 tail -n 10 "$COCOON_ROOT"/log/*"$vm"* "$COCOON_ROOT"/run/vms/"$vm"/*.log 2>/dev/null
             done
-            # What failed is the last line, for the one-line report.
-            [ -z "${failed_at:-}" ] || echo "$failed_at"
         fi
         for vm in $(cocoon vm list -q 2>/dev/null); do
             cocoon vm rm --force "$vm" >/dev/null 2>&1

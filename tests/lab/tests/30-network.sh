@@ -1,0 +1,94 @@
+# The network of a VM: CNI, TAP, redirect, and what the guest makes of it.
+# images: tiny
+
+lab_tcp_passes_both_ways() { # 240 s
+    run_tiny tcp
+    local address
+    address=$(vm_field tcp 'd["network"]["nics"][0]["address"]["ip"]')
+    ping -c 2 -W 10 "$address"
+    assert_has "$(curl -sf -m 30 "http://$address/")" "hello" "the guest's page"
+    mkdir -p /lab/www
+    head -c 5000000 /dev/urandom >/lab/www/data
+    (cd /lab/www && exec python3 -m http.server --bind 10.88.0.1 8000) >/dev/null 2>&1 &
+    at_exit "kill $!"
+    wait_for 20 "the web server" curl -sf -o /dev/null http://10.88.0.1:8000/
+    assert_eq "$(in_guest tcp 'wget -q -O - http://10.88.0.1:8000/data | sha256sum | cut -c1-64')" \
+        "$(sha256sum /lab/www/data | cut -c1-64)" "5 MB read by the guest"
+}
+
+lab_guest_has_address_route_and_resolvers() { # 240 s
+    run_tiny net --dns 9.9.9.9,1.1.1.1
+    local address mac
+    address=$(vm_field net 'd["network"]["nics"][0]["address"]["ip"]')
+    mac=$(vm_field net 'd["network"]["nics"][0]["mac"]')
+    assert_has "$(in_guest net 'ip addr show eth0')" "inet $address/16" "eth0"
+    assert_has "$(in_guest net 'ip link show eth0')" "$mac" "eth0"
+    assert_has "$(in_guest net 'ip route')" "default via 10.88.0.1 dev eth0" "routes"
+    assert_has "$(in_guest net 'cat /etc/resolv.conf')" "nameserver 9.9.9.9" "resolv.conf"
+}
+
+lab_two_nics_are_both_up() { # 240 s
+    run_tiny pair --nics 2
+    local number address
+    assert_eq "$(vm_field pair 'len(d["network"]["nics"])')" 2 "NICs"
+    for number in 0 1; do
+        address=$(vm_field pair "d['network']['nics'][$number]['address']['ip']")
+        assert_has "$(in_guest pair "ip addr show eth$number")" "inet $address/16" "eth$number"
+        ping -c 1 -W 10 "$address"
+    done
+}
+
+lab_no_nics_means_no_network() { # 240 s
+    need_image tiny
+    local before
+    before=$(netns_list)
+    run_tiny alone --nics 0
+    assert_eq "$(in_guest alone 'ls /sys/class/net')" lo "devices of the guest"
+    assert_eq "$(netns_list)" "$before" "namespaces"
+}
+
+lab_four_cpus_give_four_queue_pairs() { # 300 s
+    need_image tiny
+    run_tiny wide --cpu 4
+    local netns tap
+    netns=$(basename "$(vm_field wide 'd["network"]["netns"]')")
+    tap=$(vm_field wide 'd["network"]["nics"][0]["tap"]')
+    assert_eq "$(vm_field wide 'd["network"]["nics"][0]["queue_pairs"]')" 4 "queue pairs of the record"
+    assert_eq "$(ip netns exec "$netns" sh -c "mount -t sysfs s /sys && ls -d /sys/class/net/$tap/queues/rx-*" | wc -l)" 4 "queues of the TAP"
+    assert_eq "$(in_guest wide 'ls -d /sys/class/net/eth0/queues/rx-* | wc -l')" 4 "queues of the guest"
+    assert_eq "$(in_guest wide 'nproc')" 4 "CPUs of the guest"
+}
+
+lab_mtu_of_the_network_is_the_guests() { # 300 s
+    need_image tiny
+    cni_setup 1450
+    ip link del cni0 2>/dev/null || true
+    at_exit cni_setup
+    at_exit 'ip link del cni0 2>/dev/null'
+    run_tiny narrow
+    assert_has "$(in_guest narrow 'ip link show eth0')" "mtu 1450" "eth0"
+    assert_eq "$(vm_field narrow 'd["network"]["nics"][0]["mtu"]')" 1450 "mtu of the record"
+    ping -c 1 -W 10 -M 'do' -s 1422 "$(vm_field narrow 'd["network"]["nics"][0]["address"]["ip"]')"
+}
+
+lab_start_rebuilds_a_lost_network_with_the_same_addresses() { # 400 s
+    run_tiny lost
+    cocoon vm stop lost
+    local before netns
+    before=$(vm_field lost '[(n["mac"], n["address"]["ip"]) for n in d["network"]["nics"]]')
+    netns=$(basename "$(vm_field lost 'd["network"]["netns"]')")
+    # As after a reboot of the host.
+    ip netns del "$netns"
+    cocoon vm start lost
+    assert_eq "$(vm_field lost '[(n["mac"], n["address"]["ip"]) for n in d["network"]["nics"]]')" "$before" "MAC and IP"
+    ping -c 1 -W "$TINY_BOOT_SECONDS" -w "$TINY_BOOT_SECONDS" "$(vm_field lost 'd["network"]["nics"][0]["address"]["ip"]')"
+}
+
+lab_stopped_vm_has_its_veth_down() { # 240 s
+    run_tiny quiet
+    local netns
+    netns=$(basename "$(vm_field quiet 'd["network"]["netns"]')")
+    assert_has "$(ip -n "$netns" link show eth0)" "state UP" "veth of a running VM"
+    cocoon vm stop quiet
+    assert_has "$(ip -n "$netns" link show eth0)" "state DOWN" "veth of a stopped VM"
+}
