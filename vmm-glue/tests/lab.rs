@@ -4,6 +4,12 @@
 //! Needs root, `/dev/kvm`, `/dev/net/tun`, and in `COCOON_LAB_GUEST` a folder that `guest/pack`
 //! filled; without them every case is counted as skipped. Arguments are names of cases.
 
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "what a test program prints is its result"
+)]
+
 mod support;
 
 use std::io::{BufRead, Read, Write};
