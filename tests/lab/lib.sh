@@ -141,7 +141,7 @@ lab_cleanup() {
                 echo "-- console of $vm:"
                 cocoon vm logs "$vm" 2>&1 | tail -n 15
                 echo "-- log of its process:"
-                tail -n 10 "$COCOON_ROOT"/log/*"$vm"* "$COCOON_ROOT"/run/vms/"$vm"/*.log 2>/dev/null
+                tail -n 10 "$COCOON_ROOT/log/vms/$vm/vmm.log" 2>/dev/null
             done
         fi
         for vm in $(cocoon vm list -q 2>/dev/null); do
