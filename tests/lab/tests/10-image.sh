@@ -149,8 +149,8 @@ lab_image_without_kernel_is_refused() {
 # The three layers that try everything a tar can say; on top of the tiny image.
 odd_layers() {
     rm -rf /lab/build/odd
-    mkdir -p /lab/build/odd/{a,b,c}/tree
-    local a=/lab/build/odd/a/tree b=/lab/build/odd/b/tree c=/lab/build/odd/c/tree
+    mkdir -p /lab/build/odd-layers/{a,b,c}/tree
+    local a=/lab/build/odd-layers/a/tree b=/lab/build/odd-layers/b/tree c=/lab/build/odd-layers/c/tree
     mkdir -p $a/{gone,opaque/below,many,kept}
     echo old >$a/replaced
     echo gone >$a/gone/file
@@ -194,11 +194,11 @@ lab_guest_sees_what_umoci_unpacks() { # 900 s
     need_image tiny
     unpacked_layers /lab/build/tiny
     odd_layers
-    make_image odd --compression zstd /lab/build/tiny/0.tar /lab/build/tiny/1.tar /lab/build/odd/{a,b,c}
+    make_image odd --compression zstd /lab/build/tiny/0.tar /lab/build/tiny/1.tar /lab/build/odd-layers/{a,b,c}
     cocoon image pull "$REGISTRY/odd:latest"
     # umoci 0.4.7 knows gzip alone; the layers' content is the same.
     rm -rf /lab/build/odd-gzip /lab/build/unpacked
-    python3 "$LAB/../../os-image/oci.py" /lab/build/odd-gzip /lab/build/tiny/0.tar /lab/build/tiny/1.tar /lab/build/odd/{a,b,c}
+    python3 "$LAB/../../os-image/oci.py" /lab/build/odd-gzip /lab/build/tiny/0.tar /lab/build/tiny/1.tar /lab/build/odd-layers/{a,b,c}
     umoci unpack --image /lab/build/odd-gzip:latest /lab/build/unpacked
     bash -c "${LISTING/ROOT//lab/build/unpacked/rootfs}" >/lab/build/want
     (cd /lab/build/unpacked/rootfs/tree && find . -type f | sort | xargs md5sum) >>/lab/build/want
@@ -207,7 +207,7 @@ lab_guest_sees_what_umoci_unpacks() { # 900 s
     wait_console odd "cocoon-tiny ready" "$TINY_BOOT_SECONDS"
     # As a file, since a console of 80 columns would break the lines of what is typed.
     local address
-    address=$(vm_field odd 'd["network"]["nics"][0]["address"]["ip"]')
+    address=$(vm_field odd 'd["network_configs"][0]["network"]["ip"]')
     printf '%s\n' "${LISTING/ROOT/}" "find . -type f | sort | xargs md5sum" >/lab/build/listing.sh
     (cd /lab/build && exec python3 -m http.server --bind 10.88.0.1 8000) &
     at_exit "kill $!"
@@ -222,7 +222,7 @@ lab_guest_sees_what_umoci_unpacks() { # 900 s
         mount -t erofs -o loop,ro "$blob" /lab/build/mnt 2>/dev/null || continue
         if [ -e /lab/build/mnt/tree/capable ]; then
             found=$(python3 -c 'import os; root="/lab/build/mnt/tree/"
-print(os.getxattr(root+"capable", "security.capability") == os.getxattr("/lab/build/odd/a/tree/capable", "security.capability"),
+print(os.getxattr(root+"capable", "security.capability") == os.getxattr("/lab/build/odd-layers/a/tree/capable", "security.capability"),
       os.getxattr(root+"replaced", "user.note").decode())')
         fi
         umount /lab/build/mnt

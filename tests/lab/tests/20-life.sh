@@ -17,7 +17,7 @@ lab_run_boots_a_guest_that_answers() { # 240 s
 
 # The log is kept across boots.
 second_boot_is_up() {
-    [ "$(console_log orderly | grep -c 'cocoon-tiny ready')" -ge 2 ] || [ "$(in_guest orderly 'echo up')" = up ]
+    [ "$(console_log orderly | grep -c 'cocoon-tiny ready')" -ge 2 ]
 }
 
 lab_stop_powers_the_guest_off_in_order() { # 300 s
@@ -76,7 +76,7 @@ lab_two_vms_run_at_once() { # 400 s
     wait_console two "cocoon-tiny ready" $((2 * TINY_BOOT_SECONDS))
     assert_eq "$(in_guest one hostname) $(in_guest two hostname)" "one two" "hostnames"
     local address
-    address=$(vm_field two 'd["network"]["nics"][0]["address"]["ip"]')
+    address=$(vm_field two 'd["network_configs"][0]["network"]["ip"]')
     assert_has "$(in_guest one "wget -q -O - http://$address/")" hello "one reads from two"
     cocoon vm stop one two
     assert_eq "$(cocoon vm list -o json | json '[v["state"] for v in d]')" '["stopped", "stopped"]' "states"
@@ -91,7 +91,7 @@ lab_twenty_creates_at_once_all_succeed() { # 400 s
     wait
     [ ! -e /tmp/create-failed ] || fail "a create failed"
     assert_eq "$(cocoon vm list -q | sort -u | wc -l)" 20 "VMs"
-    assert_eq "$(cocoon vm list -o json | json 'len({n["mac"] for v in d for n in v["network"]["nics"]})')" 20 "MACs"
+    assert_eq "$(cocoon vm list -o json | json 'len({n["mac"] for v in d for n in v["network_configs"]})')" 20 "MACs"
     # shellcheck disable=SC2046
     cocoon vm rm $(cocoon vm list -q)
     assert_eq "$(cni_leases)" "" "leases after rm"

@@ -4,7 +4,7 @@
 lab_tcp_passes_both_ways() { # 240 s
     run_tiny tcp
     local address
-    address=$(vm_field tcp 'd["network"]["nics"][0]["address"]["ip"]')
+    address=$(vm_field tcp 'd["network_configs"][0]["network"]["ip"]')
     ping -c 2 -W 10 "$address"
     assert_has "$(curl -sf -m 30 "http://$address/")" "hello" "the guest's page"
     mkdir -p /lab/www
@@ -19,8 +19,8 @@ lab_tcp_passes_both_ways() { # 240 s
 lab_guest_has_address_route_and_resolvers() { # 240 s
     run_tiny net --dns 9.9.9.9,1.1.1.1
     local address mac
-    address=$(vm_field net 'd["network"]["nics"][0]["address"]["ip"]')
-    mac=$(vm_field net 'd["network"]["nics"][0]["mac"]')
+    address=$(vm_field net 'd["network_configs"][0]["network"]["ip"]')
+    mac=$(vm_field net 'd["network_configs"][0]["mac"]')
     assert_has "$(in_guest net 'ip addr show eth0')" "inet $address/16" "eth0"
     assert_has "$(in_guest net 'ip link show eth0')" "$mac" "eth0"
     assert_has "$(in_guest net 'ip route')" "default via 10.88.0.1 dev eth0" "routes"
@@ -30,9 +30,9 @@ lab_guest_has_address_route_and_resolvers() { # 240 s
 lab_two_nics_are_both_up() { # 240 s
     run_tiny pair --nics 2
     local number address
-    assert_eq "$(vm_field pair 'len(d["network"]["nics"])')" 2 "NICs"
+    assert_eq "$(vm_field pair 'len(d["network_configs"])')" 2 "NICs"
     for number in 0 1; do
-        address=$(vm_field pair "d['network']['nics'][$number]['address']['ip']")
+        address=$(vm_field pair "d['network_configs'][$number]['network']['ip']")
         assert_has "$(in_guest pair "ip addr show eth$number")" "inet $address/16" "eth$number"
         ping -c 1 -W 10 "$address"
     done
@@ -51,9 +51,9 @@ lab_four_cpus_give_four_queue_pairs() { # 300 s
     need_image tiny
     run_tiny wide --cpu 4
     local netns tap
-    netns=$(basename "$(vm_field wide 'd["network"]["netns"]')")
-    tap=$(vm_field wide 'd["network"]["nics"][0]["tap"]')
-    assert_eq "$(vm_field wide 'd["network"]["nics"][0]["queue_pairs"]')" 4 "queue pairs of the record"
+    netns=$(basename "$(vm_field wide 'd["network_configs"][0]["netns_path"]')")
+    tap=$(vm_field wide 'd["network_configs"][0]["tap"]')
+    assert_eq "$(vm_field wide 'd["network_configs"][0]["num_queues"]')" 8 "queues of the record"
     assert_eq "$(ip netns exec "$netns" sh -c "mount -t sysfs s /sys && ls -d /sys/class/net/$tap/queues/rx-*" | wc -l)" 4 "queues of the TAP"
     assert_eq "$(in_guest wide 'ls -d /sys/class/net/eth0/queues/rx-* | wc -l')" 4 "queues of the guest"
     assert_eq "$(in_guest wide 'nproc')" 4 "CPUs of the guest"
@@ -67,27 +67,27 @@ lab_mtu_of_the_network_is_the_guests() { # 300 s
     at_exit 'ip link del cni0 2>/dev/null'
     run_tiny narrow
     assert_has "$(in_guest narrow 'ip link show eth0')" "mtu 1450" "eth0"
-    assert_eq "$(vm_field narrow 'd["network"]["nics"][0]["mtu"]')" 1450 "mtu of the record"
-    ping -c 1 -W 10 -M 'do' -s 1422 "$(vm_field narrow 'd["network"]["nics"][0]["address"]["ip"]')"
+    assert_eq "$(vm_field narrow 'd["network_configs"][0]["mtu"]')" 1450 "mtu of the record"
+    ping -c 1 -W 10 -M 'do' -s 1422 "$(vm_field narrow 'd["network_configs"][0]["network"]["ip"]')"
 }
 
 lab_start_rebuilds_a_lost_network_with_the_same_addresses() { # 400 s
     run_tiny lost
     cocoon vm stop lost
     local before netns
-    before=$(vm_field lost '[(n["mac"], n["address"]["ip"]) for n in d["network"]["nics"]]')
-    netns=$(basename "$(vm_field lost 'd["network"]["netns"]')")
+    before=$(vm_field lost '[(n["mac"], n["network"]["ip"]) for n in d["network_configs"]]')
+    netns=$(basename "$(vm_field lost 'd["network_configs"][0]["netns_path"]')")
     # As after a reboot of the host.
     ip netns del "$netns"
     cocoon vm start lost
-    assert_eq "$(vm_field lost '[(n["mac"], n["address"]["ip"]) for n in d["network"]["nics"]]')" "$before" "MAC and IP"
-    ping -c 1 -W "$TINY_BOOT_SECONDS" -w "$TINY_BOOT_SECONDS" "$(vm_field lost 'd["network"]["nics"][0]["address"]["ip"]')"
+    assert_eq "$(vm_field lost '[(n["mac"], n["network"]["ip"]) for n in d["network_configs"]]')" "$before" "MAC and IP"
+    ping -c 1 -W "$TINY_BOOT_SECONDS" -w "$TINY_BOOT_SECONDS" "$(vm_field lost 'd["network_configs"][0]["network"]["ip"]')"
 }
 
 lab_stopped_vm_has_its_veth_down() { # 240 s
     run_tiny quiet
     local netns
-    netns=$(basename "$(vm_field quiet 'd["network"]["netns"]')")
+    netns=$(basename "$(vm_field quiet 'd["network_configs"][0]["netns_path"]')")
     assert_has "$(ip -n "$netns" link show eth0)" "state UP" "veth of a running VM"
     cocoon vm stop quiet
     assert_has "$(ip -n "$netns" link show eth0)" "state DOWN" "veth of a stopped VM"

@@ -6,7 +6,7 @@ lab_debian_boots_to_login_with_its_network() { # 900 s
     cocoon vm run --name debian --memory 1G --cpu 2 --nics 2 --storage 4G "$REGISTRY/debian12:latest"
     wait_console debian "debian login:" "$DEBIAN_BOOT_SECONDS"
     local address
-    address=$(vm_field debian '" ".join(n["address"]["ip"] for n in d["network"]["nics"])')
+    address=$(vm_field debian '" ".join(n["network"]["ip"] for n in d["network_configs"])')
     PYTHONPATH=$LAB/guest python3 - "$COCOON_BIN" "$COCOON_ROOT" "${address% *}" "${address#* }" <<'EOF'
 import sys
 from console import Console
