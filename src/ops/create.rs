@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use rusqlite::Transaction;
 
 use super::undo::Undo;
-use super::{Error, Host, disk, remove, require_root};
+use super::{Error, Host, disk, list, remove, require_root, specify};
 use crate::image::reference::Reference;
 use crate::network::{self, Conflist, NetworkError};
 use crate::store::Durability;
@@ -258,6 +258,7 @@ fn prepare<'a>(
     if let Some(conflist) = &vm.conflist {
         make_network(host, vm, conflist, undo)?;
     }
+    check_engine(host, vm)?;
     if interrupt.is_raised() {
         return Err(Error::Interrupted);
     }
@@ -265,6 +266,19 @@ fn prepare<'a>(
         records::set_state(tx, &vm.lock, VmState::Created, None, Timestamp::now())
     };
     Ok(host.database()?.write(Durability::Full, created)?)
+}
+
+/// Refuses what the engine cannot do, now that all is known of the VM, its network too.
+fn check_engine(host: &Host, vm: &Reserved) -> Result<(), Error> {
+    let id = vm.lock.id();
+    let observed = list::get(host, id)?;
+    let of = specify::Of {
+        id,
+        name: &observed.record.name,
+        config: &vm.config,
+    };
+    let spec = specify::specify(host, &of, observed.network.as_ref(), false);
+    Ok(host.engine(Some(vm.config.engine))?.check(&spec)?)
 }
 
 fn make_network<'a>(

@@ -16,6 +16,7 @@ pub mod list;
 pub mod logs;
 pub mod pull;
 pub mod remove;
+mod specify;
 pub mod start;
 pub mod stop;
 mod undo;

@@ -1,11 +1,10 @@
 //! `vm start`: from a created or stopped VM to a guest whose processors run.
 
-use std::path::PathBuf;
-
 use jiff::Timestamp;
 use rusqlite::Transaction;
 
-use super::{Error, Host, error, list, require_root};
+use super::specify::Of;
+use super::{Error, Host, error, list, require_root, specify};
 use crate::network::{self, NetworkRecord};
 use crate::store::atomic;
 use crate::store::lock::VmLock;
@@ -14,17 +13,9 @@ use crate::sys::interrupt::Interrupt;
 use crate::sys::{hugepages, kvm};
 use crate::units::{ByteSize, RunId, VmId};
 use crate::vm::VmState;
-use crate::vm::cmdline::{self, InterfaceAddress};
-use crate::vm::records::{self, Hugepages, VmConfig, VmRecord};
-use crate::vm::spec::{self, Boot, Cpus, Disk, DiskFormat, Memory, Nic, Paths, VmSpec};
+use crate::vm::records::{self, Hugepages, VmConfig};
+use crate::vm::spec::VmSpec;
 use crate::vmm::launch::{self, LaunchError};
-
-/// A VM may grow to this many processors, or to the host's where those are fewer: tables for more
-/// cost every guest boot time.
-const MAX_CPU_ROOM: u32 = 16;
-
-/// A guest with less memory has none to give back, so it gets no balloon.
-const MIN_BALLOONED: ByteSize = ByteSize::from_mib(256);
 
 /// What a start did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +62,12 @@ pub fn start_locked(host: &Host, lock: &VmLock, interrupt: &Interrupt) -> Result
         .network
         .map(|network| make_ready(host, network))
         .transpose()?;
-    let spec = spec_of(host, &vm.record, network.as_ref(), hugepages);
+    let of = Of {
+        id: vm.record.id,
+        name: &vm.record.name,
+        config: &vm.record.config,
+    };
+    let spec = specify::specify(host, &of, network.as_ref(), hugepages);
     engine.check(&spec)?;
     launch(host, lock, &spec, interrupt).inspect_err(|_| {
         if let Some(Err(error)) = network.as_ref().map(network::quiesce) {
@@ -141,101 +137,4 @@ fn launch(host: &Host, lock: &VmLock, spec: &VmSpec, interrupt: &Interrupt) -> R
             Err(error)
         }
     }
-}
-
-/// Everything that the engine needs to know.
-fn spec_of(host: &Host, vm: &VmRecord, network: Option<&NetworkRecord>, hugepages: bool) -> VmSpec {
-    let config = &vm.config;
-    let layout = host.layout.vm(vm.id);
-    let host_cpus = std::thread::available_parallelism()
-        .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
-    let balloon = ByteSize::from_bytes(config.memory.bytes() / 4);
-    VmSpec {
-        version: spec::VERSION,
-        id: vm.id,
-        name: vm.name.clone(),
-        engine: config.engine,
-        cpus: Cpus {
-            boot: config.cpu,
-            max: config.cpu.max(host_cpus.min(MAX_CPU_ROOM)),
-        },
-        memory: Memory {
-            size: config.memory,
-            hugepages,
-            balloon: (config.memory >= MIN_BALLOONED).then_some(balloon),
-        },
-        boot: Boot::Direct {
-            kernel: host.layout.kernel(&config.kernel_layer),
-            initrd: host.layout.initrd(&config.initrd_layer),
-            cmdline: command_line(vm, network),
-        },
-        disks: disks(host, vm),
-        nics: network.map(nics).unwrap_or_default(),
-        netns: network.map(|network| network.netns.clone()),
-        watchdog: true,
-        paths: Paths {
-            root_dir: host.layout.root().to_owned(),
-            alive_lock: layout.alive_lock(),
-            control_socket: layout.control_socket(),
-            console_socket: layout.console_socket(),
-            api_socket: layout.api_socket(),
-            console_log: layout.console_log(),
-            vmm_log: layout.vmm_log(),
-        },
-    }
-}
-
-fn command_line(vm: &VmRecord, network: Option<&NetworkRecord>) -> String {
-    let nics = network
-        .map(|network| network.nics.as_slice())
-        .unwrap_or_default();
-    let addresses: Vec<_> = nics
-        .iter()
-        .filter_map(|nic| {
-            let address = nic.address?;
-            Some(InterfaceAddress {
-                index: nic.index,
-                ip: address.ip,
-                prefix: address.prefix,
-                gateway: address.gateway,
-            })
-        })
-        .collect();
-    cmdline::command_line(
-        &vm.name,
-        vm.config.layers.len(),
-        nics.len(),
-        &addresses,
-        &vm.config.dns,
-    )
-}
-
-fn disks(host: &Host, vm: &VmRecord) -> Vec<Disk> {
-    let queues = spec::queues(vm.config.cpu);
-    let disk = |path: PathBuf, readonly, serial| Disk {
-        path,
-        readonly,
-        format: DiskFormat::Raw,
-        serial,
-        queues,
-    };
-    let layers = vm.config.layers.iter().enumerate();
-    let layers =
-        layers.map(|(i, digest)| disk(host.layout.blob(digest), true, cmdline::layer_serial(i)));
-    let cow = disk(
-        host.layout.vm(vm.id).cow_disk(),
-        false,
-        cmdline::COW_SERIAL.to_owned(),
-    );
-    layers.chain([cow]).collect()
-}
-
-fn nics(network: &NetworkRecord) -> Vec<Nic> {
-    let nic = |nic: &network::NicRecord| Nic {
-        tap: nic.tap.clone(),
-        mac: nic.mac,
-        queue_pairs: nic.queue_pairs,
-        mtu: nic.mtu,
-    };
-    network.nics.iter().map(nic).collect()
 }

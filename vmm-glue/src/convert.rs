@@ -30,6 +30,9 @@ const PCI_SLOTS_TAKEN: usize = 6;
 /// Device numbers on one PCI bus (PCI Local Bus 3.0, section 3.2.2.3).
 const PCI_SLOTS: usize = 32;
 
+/// Smallest MTU of a NIC, that of IPv6 (`virtio_devices::net::MIN_MTU`, which is not public).
+const MIN_MTU: u16 = 1280;
+
 /// Says what of `spec` Cloud Hypervisor cannot do, as the rest of the sentence "cannot ...".
 pub(crate) fn check(spec: &VmSpec) -> Result<(), String> {
     if spec.cpus.boot == 0 {
@@ -40,6 +43,12 @@ pub(crate) fn check(spec: &VmSpec) -> Result<(), String> {
     if devices > room {
         return Err(format!(
             "attach {devices} disks and NICs: it has room for {room}"
+        ));
+    }
+    if let Some(nic) = spec.nics.iter().find(|nic| nic.mtu < MIN_MTU) {
+        return Err(format!(
+            "drive {} with an MTU of {}: the least is {MIN_MTU}",
+            nic.tap, nic.mtu
         ));
     }
     if spec.paths.api_socket.to_str().is_none() {

@@ -1,0 +1,127 @@
+//! From records to a [`VmSpec`]: everything that an engine needs to know, decided.
+
+use std::path::PathBuf;
+
+use super::Host;
+use crate::network::{self, NetworkRecord};
+use crate::units::{ByteSize, VmId, VmName};
+use crate::vm::VmConfig;
+use crate::vm::cmdline::{self, InterfaceAddress};
+use crate::vm::spec::{self, Boot, Cpus, Disk, DiskFormat, Memory, Nic, Paths, VmSpec};
+
+/// A VM may grow to this many processors, or to the host's where those are fewer: tables for more
+/// cost every guest boot time.
+const MAX_CPU_ROOM: u32 = 16;
+
+/// A guest with less memory has none to give back, so it gets no balloon.
+const MIN_BALLOONED: ByteSize = ByteSize::from_mib(256);
+
+/// The VM that is specified.
+#[derive(Debug)]
+pub(super) struct Of<'a> {
+    pub(super) id: VmId,
+    pub(super) name: &'a VmName,
+    pub(super) config: &'a VmConfig,
+}
+
+/// Everything that the engine needs to know.
+pub(super) fn specify(
+    host: &Host,
+    vm: &Of<'_>,
+    network: Option<&NetworkRecord>,
+    hugepages: bool,
+) -> VmSpec {
+    let config = vm.config;
+    let layout = host.layout.vm(vm.id);
+    let host_cpus = std::thread::available_parallelism()
+        .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+    let balloon = ByteSize::from_bytes(config.memory.bytes() / 4);
+    VmSpec {
+        version: spec::VERSION,
+        id: vm.id,
+        name: vm.name.clone(),
+        engine: config.engine,
+        cpus: Cpus {
+            boot: config.cpu,
+            max: config.cpu.max(host_cpus.min(MAX_CPU_ROOM)),
+        },
+        memory: Memory {
+            size: config.memory,
+            hugepages,
+            balloon: (config.memory >= MIN_BALLOONED).then_some(balloon),
+        },
+        boot: Boot::Direct {
+            kernel: host.layout.kernel(&config.kernel_layer),
+            initrd: host.layout.initrd(&config.initrd_layer),
+            cmdline: command_line(vm, network),
+        },
+        disks: disks(host, vm),
+        nics: network.map(nics).unwrap_or_default(),
+        netns: network.map(|network| network.netns.clone()),
+        watchdog: true,
+        paths: Paths {
+            root_dir: host.layout.root().to_owned(),
+            alive_lock: layout.alive_lock(),
+            control_socket: layout.control_socket(),
+            console_socket: layout.console_socket(),
+            api_socket: layout.api_socket(),
+            console_log: layout.console_log(),
+            vmm_log: layout.vmm_log(),
+        },
+    }
+}
+
+fn command_line(vm: &Of<'_>, network: Option<&NetworkRecord>) -> String {
+    let nics = network
+        .map(|network| network.nics.as_slice())
+        .unwrap_or_default();
+    let addresses: Vec<_> = nics
+        .iter()
+        .filter_map(|nic| {
+            let address = nic.address?;
+            Some(InterfaceAddress {
+                index: nic.index,
+                ip: address.ip,
+                prefix: address.prefix,
+                gateway: address.gateway,
+            })
+        })
+        .collect();
+    cmdline::command_line(
+        vm.name,
+        vm.config.layers.len(),
+        nics.len(),
+        &addresses,
+        &vm.config.dns,
+    )
+}
+
+fn disks(host: &Host, vm: &Of<'_>) -> Vec<Disk> {
+    let queues = spec::queues(vm.config.cpu);
+    let disk = |path: PathBuf, readonly, serial| Disk {
+        path,
+        readonly,
+        format: DiskFormat::Raw,
+        serial,
+        queues,
+    };
+    let layers = vm.config.layers.iter().enumerate();
+    let layers =
+        layers.map(|(i, digest)| disk(host.layout.blob(digest), true, cmdline::layer_serial(i)));
+    let cow = disk(
+        host.layout.vm(vm.id).cow_disk(),
+        false,
+        cmdline::COW_SERIAL.to_owned(),
+    );
+    layers.chain([cow]).collect()
+}
+
+fn nics(network: &NetworkRecord) -> Vec<Nic> {
+    let nic = |nic: &network::NicRecord| Nic {
+        tap: nic.tap.clone(),
+        mac: nic.mac,
+        queue_pairs: nic.queue_pairs,
+        mtu: nic.mtu,
+    };
+    network.nics.iter().map(nic).collect()
+}
