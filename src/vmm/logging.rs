@@ -56,8 +56,7 @@ pub fn install() -> io::Result<()> {
     // What an engine says below a warning is for its authors: a line for each device and queue.
     let filter = Targets::new()
         .with_default(LevelFilter::WARN)
-        .with_target("cocoon", LevelFilter::INFO)
-        .with_target("event_monitor", LevelFilter::INFO);
+        .with_target("cocoon", LevelFilter::INFO);
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .with_writer(ChannelWriter { records });

@@ -188,3 +188,26 @@ fn a_build_without_an_engine_says_so_before_it_makes_anything() {
         ""
     );
 }
+
+#[test]
+fn root_a_kvm_that_cannot_run_kernels_is_refused_before_anything_is_made() {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let virtualizes = cpuinfo
+        .split_ascii_whitespace()
+        .any(|flag| matches!(flag, "svm" | "vmx"));
+    if !rustix::process::geteuid().is_root() || virtualizes {
+        println!("SKIPPED: it needs root, and a host whose processor shows neither svm nor vmx");
+        return;
+    }
+    let cocoon = Cocoon::new();
+    let output = cocoon.run(&["vm", "run", "tiny"]);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let known = ["neither svm nor vmx", "this host has no /dev/kvm"];
+    assert!(
+        known.iter().any(|sentence| text.contains(sentence)),
+        "{text}"
+    );
+    assert!(text.contains("hint: "), "{text}");
+    assert!(is_empty(&cocoon.root.path().join("run/vms")));
+}

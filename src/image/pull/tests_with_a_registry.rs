@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -278,49 +277,4 @@ fn a_real_registry_with_passwords_is_opened_by_dockers_configuration() {
             Err(other) => panic!("{other:?}"),
         }
     }
-}
-
-#[test]
-#[ignore = "a measurement: run it alone, with optimised dependencies"]
-fn throughput_of_a_large_layer() {
-    // Half of it compresses well, half not at all: about the ratio of a distribution's /usr.
-    let mut data = noise(5, 100 << 20);
-    data.extend(
-        b"all work and no play makes jack a dull boy\n"
-            .iter()
-            .cycle()
-            .take(100 << 20),
-    );
-    for flags in [&[][..], &["--dest-compress-format", "zstd"]] {
-        let Some(registry) = start("") else { return };
-        registry.build("vm", &[&boot_files(1), &[("usr/data", data.clone())]]);
-        let name = registry.push("vm", flags);
-        let host = Host::new();
-        let memory = Memory(AtomicUsize::new(0));
-        let before = resident();
-        let begun = Instant::now();
-        let image = pull(&name, &options(), &host.store, &memory).unwrap();
-        let took = begun.elapsed();
-        let memory = memory.0.into_inner().saturating_sub(before) >> 20;
-        let sent: u64 = image.layers.iter().map(|layer| layer.compressed_size).sum();
-        println!(
-            "{flags:?}: {sent} bytes sent, {} on disk, {took:?}, {memory} MiB",
-            image.size
-        );
-    }
-}
-
-/// The most memory that this process has during a pull, in bytes.
-struct Memory(AtomicUsize);
-
-impl Progress for Memory {
-    fn event(&self, _event: PullEvent<'_>) {
-        self.0.fetch_max(resident(), Ordering::Relaxed);
-    }
-}
-
-fn resident() -> usize {
-    let statm = fs::read_to_string("/proc/self/statm").unwrap();
-    let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
-    pages * 4096
 }

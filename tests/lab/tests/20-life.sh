@@ -1,7 +1,13 @@
 # The life of a VM: run, console, stop, start, rm, and its sudden ends.
 # images: tiny
 
+# The process of a running VM. Cloud Hypervisor forks a small one beside it, which watches the size
+# of the console's window and has the same command line.
 vmm_pid() {
+    vm_field "$1" 'd["pid"]'
+}
+
+vmm_processes() {
     pgrep -f "__vmm.*$1"
 }
 
@@ -34,10 +40,10 @@ lab_stop_powers_the_guest_off_in_order() { # 300 s
 
 lab_guest_poweroff_is_known_to_the_next_list() { # 240 s
     run_tiny by-itself
-    in_guest by-itself "(sleep 1; poweroff) &"
+    in_guest by-itself "{ (sleep 1; poweroff) & }"
     wait_for 60 "the end of the guest" vm_state_is by-itself stopped
     assert_has "$(cocoon vm list)" stopped "vm list"
-    assert_eq "$(vmm_pid "$(vm_field by-itself 'd["id"]')" || true)" "" "process of the VM"
+    assert_eq "$(vmm_processes "$(vm_field by-itself 'd["id"]')" || true)" "" "process of the VM"
 }
 
 lab_killed_vm_process_is_known_to_the_next_list() { # 300 s

@@ -62,6 +62,17 @@ lab_missing_kvm_is_refused() {
     assert_has "$refused_with" "hint" "the refusal"
 }
 
+lab_kvm_that_cannot_run_kernels_is_refused_unless_told_otherwise() { # 240 s
+    need_image tiny
+    sed -E 's/ (svm|vmx)( |$)/\2/g' /proc/cpuinfo >/lab/cpuinfo
+    mount --bind /lab/cpuinfo /proc/cpuinfo
+    at_exit umount /proc/cpuinfo
+    refused "neither svm nor vmx" cocoon vm run --name weak --storage 1G "$REGISTRY/tiny:latest"
+    assert_has "$refused_with" "COCOON_IGNORE_KVM_CHECK=1" "the hint"
+    assert_eq "$(cocoon vm list -o json)" "[]" "VMs"
+    COCOON_IGNORE_KVM_CHECK=1 run_tiny stubborn
+}
+
 lab_other_users_are_told_that_they_are_not_root() {
     need_image tiny
     # Where the program lies may be closed to others.
