@@ -185,10 +185,12 @@ odd_layers() {
 
 # listing ROOT: type, mode, owner, size, time, links, device and digest of everything below ROOT/tree;
 # in words that busybox and coreutils share.
-LISTING='cd ROOT/tree && find . | sort | while read -r f; do
-  if [ -d "$f" ]; then stat -c "%n %f %u %g %Y" "$f"
-  elif [ -L "$f" ]; then echo "$f $(readlink "$f") $(stat -c "%f %u %g %Y" "$f")"
-  else stat -c "%n %f %u %g %s %Y %h %t %T" "$f"; fi; done'
+# A program started for each of 10,000 files would take a quarter of an hour in the guest.
+LISTING='cd ROOT/tree && {
+  find . -type d -exec stat -c "%n %f %u %g %Y" {} +
+  find . -type l -exec stat -c "%n %f %u %g %Y" {} +
+  find . -type l | while read -r f; do echo "$f -> $(readlink "$f")"; done
+  find . ! -type d ! -type l -exec stat -c "%n %f %u %g %s %Y %h %t %T" {} +; } | sort'
 
 lab_guest_sees_what_umoci_unpacks() { # 900 s
     need_image tiny
