@@ -213,6 +213,7 @@ lab_guest_sees_what_umoci_unpacks() { # 900 s
     printf '%s\n' "${LISTING/ROOT/}" "find . -type f | sort | xargs md5sum" >/lab/build/listing.sh
     (cd /lab/build && exec python3 -m http.server --bind 10.88.0.1 8000) &
     at_exit "kill $!"
+    wait_for 60 "the web server" curl -sf -o /dev/null http://10.88.0.1:8000/listing.sh
     in_guest odd "wget -q -O /tmp/listing.sh http://10.88.0.1:8000/listing.sh; sh /tmp/listing.sh >/www/listing; echo done"
     curl -sf "http://$address/listing" >/lab/build/got
     diff /lab/build/want /lab/build/got
