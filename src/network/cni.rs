@@ -1,14 +1,9 @@
 //! The runtime's side of CNI: the plugins of a list, one after the other, each with the result of
 //! the one before it (CNI specification, section 3).
 //!
-//! Many ADDs run side by side, but a DEL runs alone: what `iptables` reads of the kernel's rules is
-//! torn by anyone who changes them meanwhile, and a DEL that misses its rule leaves it for ever.
-//! The lock is of the whole host, since the rules are.
-//!
 //! Invariant: DEL runs every plugin, whatever the others said; a plugin whose ADD never ran must
 //! accept its DEL (specification, section 4, "DEL").
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,14 +13,10 @@ use super::conflist::{Conflist, Plugin};
 use super::plan::NicRecord;
 use super::plugin::{self, PluginError, Run, Verb};
 use super::result::{self, AddResult};
-use crate::sys::flock::FileLock;
 use crate::units::VmId;
 
 /// Time for one run of a plugin. The slowest, DHCP, gives its servers some 30 s.
 pub const PLUGIN_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// The lock between the plugins that several commands run. Gone with a reboot, as the rules are.
-const TURNS: &str = "/run/cocoon-cni.lock";
 
 /// Where the plugins are, and how long one may take.
 #[derive(Clone, Debug)]
@@ -45,13 +36,6 @@ pub(super) struct Attachment<'a> {
     pub(super) netns: &'a Path,
     /// The interface.
     pub(super) ifname: &'a str,
-}
-
-fn no_turn(source: io::Error) -> PluginError {
-    PluginError::Turn {
-        path: TURNS.into(),
-        source,
-    }
 }
 
 impl Plugins {
@@ -91,7 +75,6 @@ impl Plugins {
         wanted: Option<&NicRecord>,
         so_far: &mut Option<AddResult>,
     ) -> Result<(), PluginError> {
-        let _beside_other_adds = FileLock::shared(Path::new(TURNS)).map_err(no_turn)?;
         let args = wanted.map(cni_args).unwrap_or_default();
         for each in list.plugins() {
             let previous = so_far.as_ref().map(|result| &result.json);
@@ -115,10 +98,6 @@ impl Plugins {
         from: Attachment<'_>,
         result: Option<&Map<String, Value>>,
     ) -> Vec<PluginError> {
-        let _alone = match FileLock::exclusive(Path::new(TURNS)) {
-            Ok(lock) => lock,
-            Err(error) => return vec![no_turn(error)],
-        };
         let previous = result.filter(|_| list.del_takes_result());
         let del = |each: &Plugin| {
             let config = config(list, each, previous, None);

@@ -59,15 +59,6 @@ pub enum PluginError {
         /// The plugin folder.
         dir: PathBuf,
     },
-    /// Its turn cannot be waited for.
-    #[error("cannot wait for other CNI plugins at {}", path.display())]
-    Turn {
-        /// The lock's file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
     /// Its program cannot be started or watched.
     #[error("cannot run the CNI plugin {plugin}")]
     Run {

@@ -6,8 +6,6 @@
 //! 2       <root>/locks/references.lock shared: who makes references     the whole verb
 //!                                      exclusive, never waiting: gc
 //! 3       <root>/locks/database.lock   writers of the database          one transaction
-//! 4       /run/cocoon-cni.lock         shared: ADD of a CNI plugin      one NIC
-//!                                      exclusive: DEL
 //! ```
 //!
 //! A lock is taken only while none of a later number is held. `gc` takes number 2 first and then
