@@ -1,8 +1,12 @@
 //! A VM's network, taken down: whole, half made, or lost with the host's last run.
 //!
 //! ```text
-//! per NIC, last first:  addresses back on eth<i> (down) ──▶ DEL of every plugin      then the netns
+//! per NIC, last first:  addresses back on eth<i> (down) ──▶ DEL of every plugin
+//! once more             DEL of those NICs whose first one failed                     then the netns
 //! ```
+//! A second DEL is no superstition: two NICs of one VM on one network share one chain of NAT rules
+//! (the `bridge` plugin names it after network and container), and the first DEL fails to remove
+//! it, with all else done, because the other NIC still uses it.
 //!
 //! Invariants:
 //! - Every step is attempted, whatever the others said, and may be attempted again.
@@ -72,6 +76,7 @@ fn delete_nics(
     } else {
         Path::new("")
     };
+    let mut again = Vec::new();
     for index in (0..tried).rev() {
         let stored = stored_result(record, index).unwrap_or_else(|error| {
             errors.push(error);
@@ -84,6 +89,16 @@ fn delete_nics(
             let restored = redirect::restore_addresses(netns, &ifname(index), &addresses);
             errors.extend(restored.err().map(NetworkError::from));
         }
+        let from = Attachment {
+            vm: record.vm,
+            netns,
+            ifname: &ifname(index),
+        };
+        if !plugins.del(list, from, result.as_ref()).is_empty() {
+            again.push((index, result));
+        }
+    }
+    for (index, result) in again {
         let from = Attachment {
             vm: record.vm,
             netns,

@@ -2,13 +2,15 @@
 //!
 //! Invariants: a transaction holds no lock across I/O other than SQLite's own; writers queue on
 //! `database.lock` (SQLite's busy handler sleeps, and a burst of clones would wait for nothing);
-//! a database newer than this program is refused, never migrated down.
+//! a database newer than this program is refused, never migrated down; under its own name it is
+//! complete.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
+use super::atomic;
 use crate::sys::flock::FileLock;
 
 /// The newest schema that this program knows.
@@ -47,6 +49,15 @@ pub enum DatabaseError {
         /// SQLite's reason.
         #[source]
         source: rusqlite::Error,
+    },
+    /// It cannot be made.
+    #[error("cannot make the database {}", path.display())]
+    Make {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
     },
     /// A newer cocoon has written it.
     #[error("the database {} has version {found}, but this cocoon knows versions up to {SCHEMA_VERSION}", path.display())]
@@ -95,15 +106,12 @@ impl Database {
     pub fn open(root: &Path) -> Result<Self, DatabaseError> {
         let path = root.join("cocoon.db");
         let queue = root.join("locks").join("database.lock");
-        let connection = connect(&path).map_err(|source| DatabaseError::Open {
-            path: path.clone(),
-            source,
-        })?;
-        let mut database = Self { connection, queue };
-        if database.version(&path)? == 0 {
-            database.create(&path)?;
+        if !path.exists() {
+            create(&path, &queue)?;
         }
-        Ok(database)
+        let connection = connect(&path).map_err(cannot_open(&path))?;
+        check(&connection, &path)?;
+        Ok(Self { connection, queue })
     }
 
     /// Runs `body` in a transaction that sees one state of the database and changes nothing.
@@ -149,61 +157,66 @@ impl Database {
         transaction.commit().map_err(statement("commit"))?;
         Ok(result)
     }
+}
 
-    /// The schema's version; 0 for a database that has just been made.
-    fn version(&self, path: &Path) -> Result<i64, DatabaseError> {
-        let pragma = |name| {
-            self.connection
-                .pragma_query_value(None, name, |row| row.get::<_, i64>(0))
-                .map_err(|source| DatabaseError::Open {
-                    path: path.to_owned(),
-                    source,
-                })
-        };
-        let version = pragma("user_version")?;
-        if version > SCHEMA_VERSION {
-            return Err(DatabaseError::TooNew {
-                path: path.to_owned(),
-                found: version,
-            });
-        }
-        let owner = pragma("application_id")?;
-        if version > 0 && owner != APPLICATION_ID {
-            return Err(DatabaseError::Foreign(path.to_owned()));
-        }
-        Ok(version)
+/// Makes the database under another name, and gives it its own when it is complete: switching an
+/// open database to WAL fails for whoever else has it open.
+fn create(path: &Path, queue: &Path) -> Result<(), DatabaseError> {
+    let open = cannot_open(path);
+    let made = |source| DatabaseError::Make {
+        path: path.to_owned(),
+        source,
+    };
+    let _turn = FileLock::exclusive(queue).map_err(|source| DatabaseError::Queue {
+        path: queue.to_owned(),
+        source,
+    })?;
+    if path.exists() {
+        return Ok(()); // Another command made it while this one waited.
     }
+    let folder = path.with_file_name("staging");
+    std::fs::create_dir_all(&folder).map_err(made)?;
+    let folder = tempfile::tempdir_in(folder).map_err(made)?;
+    let staged = folder.path().join("cocoon.db");
+    let mut connection = connect(&staged).map_err(&open)?;
+    connection
+        .pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))
+        .map_err(&open)?;
+    let transaction = connection.transaction().map_err(&open)?;
+    transaction
+        .execute_batch(include_str!("schema.sql"))
+        .and_then(|()| transaction.pragma_update(None, "application_id", APPLICATION_ID))
+        .and_then(|()| transaction.pragma_update(None, "user_version", SCHEMA_VERSION))
+        .map_err(&open)?;
+    transaction.commit().map_err(&open)?;
+    // The last connection that closes writes the log back, so the file alone is the database.
+    connection.close().map_err(|(_, source)| open(source))?;
+    atomic::publish(&staged, path).map_err(made)
+}
 
-    fn create(&mut self, path: &Path) -> Result<(), DatabaseError> {
-        // Changing the journal mode is not part of any transaction, and sticks to the file.
-        self.connection
-            .pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))
-            .map_err(|source| DatabaseError::Open {
-                path: path.to_owned(),
-                source,
-            })?;
-        let path = path.to_owned();
-        self.write(Durability::Full, |transaction| {
-            let open = |source| DatabaseError::Open {
-                path: path.clone(),
-                source,
-            };
-            let version: i64 = transaction
-                .pragma_query_value(None, "user_version", |row| row.get(0))
-                .map_err(open)?;
-            if version > 0 {
-                return Ok(()); // Another command made it while this one waited.
-            }
-            transaction
-                .execute_batch(include_str!("schema.sql"))
-                .map_err(open)?;
-            transaction
-                .pragma_update(None, "application_id", APPLICATION_ID)
-                .map_err(open)?;
-            transaction
-                .pragma_update(None, "user_version", SCHEMA_VERSION)
-                .map_err(open)
-        })
+/// Refuses a database that is newer than this program, or not cocoon's.
+fn check(connection: &Connection, path: &Path) -> Result<(), DatabaseError> {
+    let pragma = |name| {
+        connection
+            .pragma_query_value(None, name, |row| row.get::<_, i64>(0))
+            .map_err(cannot_open(path))
+    };
+    if pragma("application_id")? != APPLICATION_ID {
+        return Err(DatabaseError::Foreign(path.to_owned()));
+    }
+    match pragma("user_version")? {
+        found if found > SCHEMA_VERSION => Err(DatabaseError::TooNew {
+            path: path.to_owned(),
+            found,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn cannot_open(path: &Path) -> impl Fn(rusqlite::Error) -> DatabaseError {
+    move |source| DatabaseError::Open {
+        path: path.to_owned(),
+        source,
     }
 }
 

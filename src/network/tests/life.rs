@@ -232,6 +232,26 @@ fn root_the_sample_of_the_readme_works_and_leaves_no_rule() {
 }
 
 #[test]
+fn root_two_nics_with_nat_on_one_network_leave_no_rule() {
+    on_a_host(|host| {
+        let works = Command::new("iptables-save").output();
+        if !works.is_ok_and(|out| out.status.success()) {
+            println!("SKIPPED: iptables does not work here");
+            return;
+        }
+        let mut bridge = host.bridge();
+        bridge["ipMasq"] = json!(true);
+        let record = host.setup(&planned(&list(json!([bridge])), 2, 1)).unwrap();
+        let vm = record.vm.to_string();
+        assert!(run("iptables-save", &["-t", "nat"]).contains(&vm));
+        teardown(&host.plugins, &record).unwrap();
+        let rules = run("iptables-save", &["-t", "nat"]);
+        assert!(!rules.contains(&vm) && !rules.contains("CNI-"), "{rules}");
+        host.assert_clean(&record);
+    });
+}
+
+#[test]
 fn root_many_networks_are_made_at_once() {
     on_a_host(|host| {
         let list = list(json!([host.bridge()]));
