@@ -46,6 +46,8 @@ mod fault_server;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_of_processes;
+#[cfg(test)]
 mod tests_with_a_registry;
 
 pub use error::PullError;

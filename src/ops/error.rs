@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::console::log::LogError;
 use crate::image::blobs::BlobError;
 use crate::image::pull::PullError;
 use crate::image::records::ImageRecordError;
@@ -84,6 +85,8 @@ pub enum Error {
         source: Box<Error>,
         failures: Vec<String>,
     },
+    #[error(transparent)]
+    ConsoleLog(#[from] LogError),
     #[error(transparent)]
     Layout(#[from] LayoutError),
     #[error(transparent)]

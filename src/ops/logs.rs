@@ -23,12 +23,7 @@ const MAX_LOG: usize = 64 << 20;
 pub fn read(host: &Host, id: VmId, source: Source) -> Result<Vec<u8>, Error> {
     let layout = host.layout.vm(id);
     match source {
-        Source::Console => {
-            log::tail(&layout.console_log(), MAX_LOG).map_err(|error| Error::Console {
-                name: crate::units::VmName::from_text(&id.to_string(), 0),
-                source: Box::new(error),
-            })
-        }
+        Source::Console => Ok(log::tail(&layout.console_log(), MAX_LOG)?),
         Source::Vmm => {
             let path = layout.vmm_log();
             match std::fs::read(&path) {

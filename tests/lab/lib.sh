@@ -145,7 +145,8 @@ lab_cleanup() {
             done
         fi
         for vm in $(cocoon vm list -q 2>/dev/null); do
-            cocoon vm rm --force "$vm" >/dev/null 2>&1
+            # A VM that cannot be removed is a failure, whatever the test was about.
+            cocoon vm rm --force "$vm" >/dev/null || [ $code -ne 0 ] || code=1
         done
     fi
     exit $code

@@ -2,9 +2,6 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -29,7 +26,7 @@ impl Host {
         Self { dir, store }
     }
 
-    fn names(&self, folder: &str) -> Vec<String> {
+    pub(super) fn names(&self, folder: &str) -> Vec<String> {
         let entries = fs::read_dir(self.dir.path().join(folder)).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let mut names: Vec<_> = names.collect();
@@ -44,7 +41,7 @@ impl Host {
         assert_eq!(staged, [""; 0]);
     }
 
-    fn assert_nothing_published(&self) {
+    pub(super) fn assert_nothing_published(&self) {
         assert_eq!(self.names("blobs"), [""; 0]);
         assert_eq!(self.names("boot"), [""; 0]);
     }
@@ -64,7 +61,7 @@ pub(super) fn options() -> PullOptions {
     }
 }
 
-fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+pub(super) fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, content) in files {
         let mut header = tar::Header::new_gnu();
@@ -89,13 +86,13 @@ pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-fn gzip(tar: &[u8]) -> Vec<u8> {
+pub(super) fn gzip(tar: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(tar).unwrap();
     encoder.finish().unwrap()
 }
 
-fn layer(tar: &[u8]) -> ServedLayer {
+pub(super) fn layer(tar: &[u8]) -> ServedLayer {
     ServedLayer {
         media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
         sent: gzip(tar),
@@ -103,33 +100,37 @@ fn layer(tar: &[u8]) -> ServedLayer {
     }
 }
 
-fn boot_layer() -> ServedLayer {
+pub(super) fn boot_layer() -> ServedLayer {
     layer(&tar_of(&[
         ("boot/vmlinuz-6.1", &noise(1, 70_000)),
         ("boot/initrd.img-6.1", &noise(2, 130_000)),
     ]))
 }
 
-fn data_layer(seed: u64) -> ServedLayer {
+pub(super) fn data_layer(seed: u64) -> ServedLayer {
     layer(&tar_of(&[("usr/data", &noise(seed, 200_000))]))
 }
 
-fn reference(server: &FaultServer, name: &str) -> Reference {
+pub(super) fn reference(server: &FaultServer, name: &str) -> Reference {
     format!("{}/{name}", server.address).parse().unwrap()
 }
 
-fn pull_from(server: &FaultServer, host: &Host, name: &str) -> Result<PulledImage, PullError> {
+pub(super) fn pull_from(
+    server: &FaultServer,
+    host: &Host,
+    name: &str,
+) -> Result<PulledImage, PullError> {
     let result = pull(&reference(server, name), &options(), &host.store, &Silent);
     host.assert_nothing_staged();
     result
 }
 
 /// The stand-in and the real converter both keep the size and content of what is in the boot files.
-fn kernel_of(host: &Host, image: &PulledImage) -> Vec<u8> {
+pub(super) fn kernel_of(host: &Host, image: &PulledImage) -> Vec<u8> {
     fs::read(host.store.kernel_path(&image.kernel_layer)).unwrap()
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {
@@ -142,7 +143,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// Keeps what a pull tells.
 #[derive(Default)]
-struct Heard(Mutex<Vec<String>>);
+pub(super) struct Heard(pub(super) Mutex<Vec<String>>);
 
 impl Progress for Heard {
     fn event(&self, event: PullEvent<'_>) {
@@ -554,62 +555,6 @@ fn two_pulls_at_once_fetch_each_layer_once() {
 }
 
 #[test]
-fn a_cancelled_pull_ends_at_once_and_leaves_nothing() {
-    let server = FaultServer::start();
-    let boot = boot_layer();
-    server.put_image("a", &[&boot, &data_layer(3)]);
-    server.fail(&boot.digest().hex(), [Fault::Stall(5000)]);
-    let host = Host::new();
-    let options = options();
-    let cancel = options.cancel.clone();
-    let (error, took) = thread::scope(|scope| {
-        let pulling =
-            scope.spawn(|| pull(&reference(&server, "a"), &options, &host.store, &Silent));
-        server.wait_for_request(&boot.digest().hex());
-        let begun = Instant::now();
-        cancel.cancel();
-        (pulling.join().unwrap().unwrap_err(), begun.elapsed())
-    });
-    assert!(
-        matches!(error, PullError::Cancelled { .. }),
-        "{}",
-        chain(&error)
-    );
-    assert!(took < Duration::from_secs(2), "{took:?}");
-    host.assert_nothing_staged();
-    assert!(host.store.find(&boot.digest()).unwrap().is_none());
-    // The lock is free again.
-    pull_from(&server, &host, "a").unwrap();
-}
-
-#[test]
-fn a_pull_that_waits_for_another_can_be_cancelled() {
-    let server = FaultServer::start();
-    let boot = boot_layer();
-    server.put_image("a", &[&boot]);
-    let host = Host::new();
-    let held = host.store.try_lock(&boot.digest()).unwrap().unwrap();
-    struct CancelWhenWaiting(Cancel);
-    impl Progress for CancelWhenWaiting {
-        fn event(&self, event: PullEvent<'_>) {
-            if matches!(event, PullEvent::LayerWaiting { .. }) {
-                self.0.cancel();
-            }
-        }
-    }
-    let options = options();
-    let progress = CancelWhenWaiting(options.cancel.clone());
-    let error = pull(&reference(&server, "a"), &options, &host.store, &progress).unwrap_err();
-    assert!(
-        matches!(error, PullError::Cancelled { .. }),
-        "{}",
-        chain(&error)
-    );
-    drop(held);
-    pull_from(&server, &host, "a").unwrap();
-}
-
-#[test]
 fn the_first_error_ends_the_other_layers_promptly() {
     let server = FaultServer::start();
     let (boot, data) = (boot_layer(), data_layer(3));
@@ -711,128 +656,4 @@ fn an_image_of_another_platform_or_kind_is_refused_before_any_layer() {
         assert!(chain(&error).contains(part), "{}", chain(&error));
     }
     assert!(server.requests(&boot.digest().hex()).is_empty());
-}
-
-#[test]
-fn root_a_full_disk_is_told_with_the_file_that_did_not_fit() {
-    let dir = tempfile::tempdir().unwrap();
-    let mount = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=256k", "none"])
-        .arg(dir.path())
-        .output();
-    if !mount.is_ok_and(|done| done.status.success()) {
-        println!("SKIPPED: a tmpfs cannot be mounted here");
-        return;
-    }
-    struct Mounted<'a>(&'a Path);
-    impl Drop for Mounted<'_> {
-        fn drop(&mut self) {
-            let _ = Command::new("umount").arg("-l").arg(self.0).status();
-        }
-    }
-    let _mounted = Mounted(dir.path());
-    let sub = |name| dir.path().join(name);
-    let store = BlobStore::open(sub("blobs"), sub("boot"), sub("staging")).unwrap();
-    let server = FaultServer::start();
-    server.put_image("a", &[&boot_layer()]);
-    let error = pull(&reference(&server, "a"), &options(), &store, &Silent).unwrap_err();
-    let text = chain(&error);
-    assert!(
-        text.contains("No space left") && text.contains("staging/pull-"),
-        "{text}"
-    );
-    assert_eq!(fs::read_dir(sub("blobs")).unwrap().count(), 0);
-    assert!(store.sweep_staging(true).unwrap().is_empty());
-}
-
-/// Where a child process finds what to pull: reference, root folder and Docker configuration.
-const CHILD: &str = "COCOON_TEST_CHILD_PULLS";
-
-/// This test binary again, as a process that pulls.
-fn child(reference: &Reference, host: &Host, docker_config: &Path) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    let root = host.dir.path();
-    let order = json!([reference, root, docker_config]).to_string();
-    command
-        .args([
-            "--exact",
-            "--ignored",
-            "image::pull::tests::child_process_pulls",
-        ])
-        .env(CHILD, order)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    command
-}
-
-#[test]
-#[ignore = "the body of a child process of other tests"]
-fn child_process_pulls() {
-    let Ok(order) = std::env::var(CHILD) else {
-        println!("SKIPPED: no other test has started this one");
-        return;
-    };
-    let (reference, root, config): (Reference, PathBuf, PathBuf) =
-        serde_json::from_str(&order).unwrap();
-    let sub = |name| root.join(name);
-    let store = BlobStore::open(sub("blobs"), sub("boot"), sub("staging")).unwrap();
-    let options = PullOptions {
-        docker_config: Some(config),
-        ..options()
-    };
-    pull(&reference, &options, &store, &Silent).unwrap();
-}
-
-#[test]
-fn the_layer_of_a_killed_process_is_taken_over_and_its_work_files_swept() {
-    struct KillWhenWaiting(Mutex<Child>);
-    impl Progress for KillWhenWaiting {
-        fn event(&self, event: PullEvent<'_>) {
-            if matches!(event, PullEvent::LayerWaiting { .. }) {
-                self.0.lock().unwrap().kill().unwrap();
-            }
-        }
-    }
-    let server = FaultServer::start();
-    let boot = boot_layer();
-    server.put_image("a", &[&boot]);
-    server.fail(&boot.digest().hex(), [Fault::Stall(5000)]);
-    let host = Host::new();
-    let name = reference(&server, "a");
-    let process = child(&name, &host, Path::new("/nonexistent"))
-        .spawn()
-        .unwrap();
-    let killer = KillWhenWaiting(Mutex::new(process));
-    server.wait_for_request(&boot.digest().hex());
-    let alive = host.store.sweep_staging(false).unwrap();
-    assert!(
-        alive.is_empty(),
-        "the work files of a living process were swept"
-    );
-    let image = pull(&name, &options(), &host.store, &killer).unwrap();
-    assert!(!image.was_up_to_date());
-    assert!(!killer.0.lock().unwrap().wait().unwrap().success());
-    assert_eq!(host.store.sweep_staging(false).unwrap().len(), 1);
-    host.assert_nothing_staged();
-}
-
-#[test]
-fn a_credential_helper_opens_the_registry() {
-    let server = FaultServer::start();
-    server.put_image("a", &[&boot_layer()]);
-    server.require_token("secret", Some("Basic dTpwOnc="));
-    let host = Host::new();
-    let helper = host.dir.path().join("docker-credential-cocoon-test");
-    let answer = "#!/bin/sh\n[ \"$1\" = get ] && echo '{\"Username\":\"u\",\"Secret\":\"p:w\"}'\n";
-    fs::write(&helper, answer).unwrap();
-    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).unwrap();
-    let config = host.dir.path().join("config.json");
-    fs::write(&config, r#"{"credsStore": "cocoon-test"}"#).unwrap();
-    let path = format!("{}:/usr/bin:/bin", host.dir.path().display());
-    let name = reference(&server, "a");
-    let done = child(&name, &host, &config)
-        .env("PATH", path)
-        .status()
-        .unwrap();
-    assert!(done.success());
 }

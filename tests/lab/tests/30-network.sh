@@ -49,7 +49,8 @@ lab_no_nics_means_no_network() { # 240 s
 
 lab_four_cpus_give_four_queue_pairs() { # 300 s
     need_image tiny
-    run_tiny wide --cpu 4
+    cocoon vm run --name wide --memory 512M --storage 1G --cpu 4 "$REGISTRY/tiny:latest"
+    wait_console wide "cocoon-tiny ready" $((2 * TINY_BOOT_SECONDS))
     local netns tap
     netns=$(basename "$(vm_field wide 'd["network_configs"][0]["netns_path"]')")
     tap=$(vm_field wide 'd["network_configs"][0]["tap"]')
@@ -81,7 +82,7 @@ lab_start_rebuilds_a_lost_network_with_the_same_addresses() { # 400 s
     ip netns del "$netns"
     cocoon vm start lost
     assert_eq "$(vm_field lost '[(n["mac"], n["network"]["ip"]) for n in d["network_configs"]]')" "$before" "MAC and IP"
-    ping -c 1 -W "$TINY_BOOT_SECONDS" -w "$TINY_BOOT_SECONDS" "$(vm_field lost 'd["network_configs"][0]["network"]["ip"]')"
+    wait_for "$TINY_BOOT_SECONDS" "an answer from the guest" ping -c 1 -W 2 "$(vm_field lost 'd["network_configs"][0]["network"]["ip"]')"
 }
 
 lab_stopped_vm_has_its_veth_down() { # 240 s

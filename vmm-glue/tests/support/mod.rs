@@ -84,6 +84,7 @@ impl Guest {
             netns: None,
             watchdog: true,
             paths: Paths {
+                root_dir: dir.to_owned(),
                 alive_lock: file("alive.lock"),
                 control_socket: file("control.sock"),
                 console_socket: file("console.sock"),
