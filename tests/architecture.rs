@@ -55,7 +55,8 @@ fn is_test_only(path: &Path) -> bool {
     path.components().any(|part| part.as_os_str() == "tests")
         || path
             .file_stem()
-            .is_some_and(|name| name == "tests" || name == "fixture")
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.starts_with("tests") || name == "fixture")
 }
 
 fn module_of(path: &Path) -> Option<String> {

@@ -64,6 +64,8 @@ class Console:
 
     def run(self, command, seconds=60):
         """Runs a command in the guest's shell; returns output and exit code."""
+        # A shell that is still starting throws away what was typed before its prompt.
+        self.expect(r"root@\S+:\S*# ", seconds)
         mark, start = f"M{os.getpid()}x{len(self.text)}", len(self.text)
         # The quotes keep the echo of what is typed from looking like the answer.
         self.send(f"echo {mark}''B; {command}; echo {mark}''E=$?\n".encode())
