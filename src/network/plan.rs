@@ -92,11 +92,6 @@ pub fn netns_path(vm: VmId) -> PathBuf {
     Path::new(netns::DIR).join(format!("{NETNS_PREFIX}{vm}"))
 }
 
-/// The VM whose namespace has this file name, if it is the name of one.
-pub fn vm_of_netns(file_name: &str) -> Option<VmId> {
-    file_name.strip_prefix(NETNS_PREFIX)?.parse().ok()
-}
-
 /// Name of the CNI interface of NIC `index`.
 pub fn ifname(index: u16) -> String {
     format!("eth{index}")
@@ -132,22 +127,5 @@ mod tests {
             assert!(ifname(index).len() < 16 && tap_name(index).len() < 16);
         }
         assert_eq!((ifname(3), tap_name(3)), ("eth3".into(), "tap3".into()));
-    }
-
-    #[test]
-    fn only_names_with_a_whole_id_are_those_of_a_vm() {
-        for (name, expected) in [
-            (
-                "cocoon-00000000000000ab",
-                Some("00000000000000ab".parse().unwrap()),
-            ),
-            ("cocoon-00000000000000AB", None),
-            ("cocoon-abc", None),
-            ("cocoon-", None),
-            ("cni-00000000000000ab", None),
-            ("cocoon-00000000000000ab.tmp", None),
-        ] {
-            assert_eq!(vm_of_netns(name), expected, "{name}");
-        }
     }
 }
