@@ -12,7 +12,7 @@ const LAYERS: [&[&str]; 7] = [
     &["store", "config"],
     &["vm"],
     &["image", "network", "console", "vmm"],
-    &[],
+    &["micro"],
     &["ops"],
     &["cli"],
 ];

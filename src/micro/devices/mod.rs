@@ -1,0 +1,16 @@
+//! The devices of a micro VM, each in `<name>/{device, queue, persist}.rs`.
+//!
+//! ```text
+//! device.rs     features, configuration space, activation
+//! queue.rs      requests of the guest, from descriptors to effects: what the fuzz targets drive
+//! persist.rs    what is saved of it, and the device made anew from that
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+/// What is saved of a device beyond its transport and queues.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum DeviceState {
+    /// Nothing: the specification of the VM tells all.
+    Nothing,
+}
