@@ -18,4 +18,5 @@ mod devices;
 mod lane;
 mod layout;
 mod notice;
+mod vcpu;
 mod virtio;
