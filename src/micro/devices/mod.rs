@@ -6,6 +6,10 @@
 //! persist.rs    what is saved of it, and the device made anew from that
 //! ```
 
+pub(crate) mod panic;
+pub(crate) mod power;
+pub(crate) mod serial;
+
 use serde::{Deserialize, Serialize};
 
 /// What is saved of a device beyond its transport and queues.
