@@ -1,7 +1,9 @@
-//! The root build of cocoon: it links no engine that needs more than crates.io.
+//! The root build of cocoon: it links what crates.io alone gives, the built-in engine.
 
 use std::process::ExitCode;
 
+use cocoon::micro::Micro;
+
 fn main() -> ExitCode {
-    cocoon::cli::main(&[])
+    cocoon::cli::main(&[&Micro])
 }

@@ -76,6 +76,9 @@ pub(crate) const EVENT_GSI: u32 = 5;
 /// Where a panicking kernel says so (`QEMU0001`, docs/specs/pvpanic in QEMU's sources), one byte.
 pub(crate) const PANIC_PORT: u16 = 0x505;
 
+/// Linux takes no longer command line on x86 (`COMMAND_LINE_SIZE`), in bytes without the final zero.
+pub(crate) const MAX_CMDLINE: usize = 2047;
+
 /// First of 16 ports of the watchdog.
 pub(crate) const WATCHDOG_PORT: u16 = 0x620;
 

@@ -13,10 +13,49 @@
 
 #![expect(dead_code, reason = "the engine is being put together")]
 
+mod acpi;
+mod boot;
+mod builder;
 mod bus;
+mod check;
+mod cpu;
 mod devices;
+mod error;
 mod lane;
 mod layout;
+mod machine;
+mod memory;
 mod notice;
+mod seccomp;
 mod vcpu;
 mod virtio;
+
+use crate::units::EngineName;
+use crate::vm::spec::VmSpec;
+use crate::vmm::engine::{EngineError, Unsupported};
+use crate::vmm::{Engine, Machine};
+
+/// The built-in engine.
+#[derive(Clone, Copy, Debug)]
+pub struct Micro;
+
+impl Engine for Micro {
+    fn name(&self) -> EngineName {
+        EngineName::Micro
+    }
+
+    fn version(&self) -> String {
+        env!("CARGO_PKG_VERSION").to_owned()
+    }
+
+    fn check(&self, spec: &VmSpec) -> Result<(), Unsupported> {
+        check::check(spec).map_err(|feature| Unsupported {
+            engine: self.name(),
+            feature,
+        })
+    }
+
+    fn boot(&self, spec: &VmSpec) -> Result<Box<dyn Machine>, EngineError> {
+        Ok(Box::new(machine::boot(spec)?))
+    }
+}

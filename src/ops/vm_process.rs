@@ -257,6 +257,7 @@ fn sentence(reason: StopReason) -> &'static str {
         StopReason::GuestPowerOff => "the guest powered off",
         StopReason::GuestPanic => "the guest's kernel panicked",
         StopReason::Stopped => "stopped by cocoon",
+        StopReason::DeviceFault => "a device could not go on: see cocoon vm logs --vmm",
         StopReason::EngineFailure => "the engine failed",
     }
 }

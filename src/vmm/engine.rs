@@ -1,4 +1,4 @@
-//! What an engine must do. Implemented by `vmm-glue` for Cloud Hypervisor.
+//! What an engine must do. Implemented by `micro`, and by `vmm-glue` for Cloud Hypervisor.
 
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::Receiver;
@@ -83,6 +83,9 @@ pub enum StopReason {
     GuestPanic,
     /// cocoon ended it: `vm stop`, or a signal to the VM process.
     Stopped,
+    /// A device could not go on, mostly because the guest's driver broke its rules; the log of the
+    /// VM process says how.
+    DeviceFault,
     /// The VMM failed.
     EngineFailure,
 }

@@ -1,0 +1,80 @@
+//! Why the engine cannot do what it was asked.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::acpi::AcpiError;
+use super::boot::BootError;
+use super::bus::Overlap;
+use super::cpu::CpuError;
+use super::devices::DeviceError;
+use super::lane::LaneError;
+use super::memory::MemoryError;
+use super::vcpu::VcpuError;
+use super::virtio::mmio::TransportError;
+use crate::units::EngineName;
+use crate::vmm::engine::EngineError;
+
+/// A failure of the engine.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("cannot open /dev/kvm")]
+    Kvm(#[source] io::Error),
+    #[error("KVM cannot {operation}")]
+    Vm {
+        operation: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot open {}", path.display())]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot make an event descriptor")]
+    EventFd(#[source] io::Error),
+    #[error("cannot make or open the console's terminal")]
+    Terminal(#[source] io::Error),
+    #[error("cannot listen to signals")]
+    Signals(#[source] io::Error),
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    #[error("the VM is over")]
+    Over,
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    #[error(transparent)]
+    Acpi(#[from] AcpiError),
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    #[error(transparent)]
+    Lane(#[from] LaneError),
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    #[error(transparent)]
+    Overlap(#[from] Overlap),
+}
+
+impl Error {
+    /// For the port: what failed, and this as its source.
+    pub(super) fn during(self, operation: &'static str) -> EngineError {
+        EngineError {
+            engine: EngineName::Micro,
+            operation,
+            source: Box::new(self),
+        }
+    }
+}
+
+/// An error and its sources, outermost first, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let all = std::iter::successors(Some(error), |error| error.source());
+    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
