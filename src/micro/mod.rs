@@ -17,5 +17,6 @@ mod bus;
 mod devices;
 mod lane;
 mod layout;
+mod memory;
 mod notice;
 mod virtio;
