@@ -14,9 +14,11 @@
 #![expect(dead_code, reason = "the engine is being put together")]
 
 mod bus;
+mod chip;
 mod devices;
 mod lane;
 mod layout;
 mod notice;
+mod snapshot;
 mod vcpu;
 mod virtio;
