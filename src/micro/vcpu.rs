@@ -95,7 +95,11 @@ impl Vcpus {
         register_signal_handler(SIGRTMIN(), leave_guest)
             .map_err(|error| VcpuError::Signal(error.into()))?;
         let start = |(number, fd)| Vcpu::start(number, fd, surroundings.clone(), prologue.clone());
-        (0..).zip(fds).map(start).collect::<Result<_, _>>().map(Self)
+        (0..)
+            .zip(fds)
+            .map(start)
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 
     /// Lets all vCPUs run.
@@ -168,7 +172,13 @@ impl Vcpu {
                 // The starter waits for it.
                 let _ = ready.send(prepared);
                 if is_prepared {
-                    Runner { number, fd, surroundings, incoming }.live();
+                    Runner {
+                        number,
+                        fd,
+                        surroundings,
+                        incoming,
+                    }
+                    .live();
                 }
             })
             .map_err(failed)?;

@@ -6,6 +6,7 @@ pub mod interrupt;
 pub mod kvm;
 pub mod netns;
 pub mod pidfd;
+pub mod seccomp;
 pub mod sigpipe;
 pub mod tty;
 pub mod tun;

@@ -1,0 +1,15 @@
+//! What is saved of a VM, and how it is read again.
+//!
+//! ```text
+//! <folder>/
+//!   state      vCPUs, chips, transports and devices (`file`)
+//!   memory     guest RAM, byte by byte in order of address, without the hole; sparse
+//! ```
+
+pub(crate) mod file;
+
+/// Name of the state file in a snapshot's folder.
+pub(crate) const STATE: &str = "state";
+
+/// Name of the memory file in a snapshot's folder.
+pub(crate) const MEMORY: &str = "memory";
