@@ -18,6 +18,7 @@ mod boot;
 mod builder;
 mod bus;
 mod check;
+mod chip;
 mod cpu;
 mod devices;
 mod error;
@@ -27,6 +28,7 @@ mod machine;
 mod memory;
 mod notice;
 mod seccomp;
+mod snapshot;
 mod vcpu;
 mod virtio;
 
