@@ -15,6 +15,7 @@
 
 mod boot;
 mod bus;
+mod cpu;
 mod devices;
 mod lane;
 mod layout;
