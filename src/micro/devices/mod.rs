@@ -6,6 +6,8 @@
 //! persist.rs    what is saved of it, and the device made anew from that
 //! ```
 
+pub(crate) mod net;
+
 use serde::{Deserialize, Serialize};
 
 /// What is saved of a device beyond its transport and queues.
@@ -13,4 +15,6 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum DeviceState {
     /// Nothing: the specification of the VM tells all.
     Nothing,
+    /// A network interface.
+    Net(net::persist::State),
 }
