@@ -6,8 +6,11 @@
 //! persist.rs    what is saved of it, and the device made anew from that
 //! ```
 
+pub(crate) mod block;
+pub(crate) mod net;
 pub(crate) mod panic;
 pub(crate) mod power;
+pub(crate) mod rng;
 pub(crate) mod serial;
 
 use serde::{Deserialize, Serialize};
@@ -17,4 +20,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum DeviceState {
     /// Nothing: the specification of the VM tells all.
     Nothing,
+    /// A disk's.
+    Block(block::persist::State),
+    /// A network interface's.
+    Net(net::persist::State),
 }
