@@ -6,6 +6,8 @@
 //! persist.rs    what is saved of it, and the device made anew from that
 //! ```
 
+pub(crate) mod rng;
+
 use serde::{Deserialize, Serialize};
 
 /// What is saved of a device beyond its transport and queues.
