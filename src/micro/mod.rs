@@ -13,6 +13,7 @@
 
 #![expect(dead_code, reason = "the engine is being put together")]
 
+mod acpi;
 mod boot;
 mod bus;
 mod cpu;
