@@ -71,7 +71,7 @@ pub(super) fn boot(
     let fd = make_vm(&kvm)?;
     let ram = GuestRam::allocate(spec.memory.size, spec.memory.hugepages)?;
     ram.register(&fd)?;
-    let lanes = Arc::new(Lanes::start(spec.cpus.boot as usize, &seccomp::lane())?);
+    let lanes = Arc::new(Lanes::start(spec.cpus.boot as usize, &seccomp::lane()?)?);
     let mut buses = Buses::default();
     let power = buses.legacy(&fd, &lanes, console, notices)?;
     let mut transports = Vec::new();
@@ -93,7 +93,7 @@ pub(super) fn boot(
         ports: buses.ports,
         notices: notices.clone(),
     };
-    let vcpus = Vcpus::start(vcpus, &surroundings, &seccomp::vcpu())?;
+    let vcpus = Vcpus::start(vcpus, &surroundings, &seccomp::vcpu()?)?;
     vcpus.run()?;
     Ok(Vm {
         vcpus,
