@@ -17,16 +17,17 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::acpi::{self, Platform, VirtioNode};
 use super::boot::{self, Entry};
 use super::bus::{Bus, Shared, lock};
-use super::devices::panic::{self, Panic};
-use super::devices::power::{self, Power};
-use super::devices::serial::{self, Console, Input, Serial};
 use super::devices;
+use super::devices::panic::device::{self as panic, Panic};
+use super::devices::power::device::{self as power, Power};
+use super::devices::serial::console::Console;
+use super::devices::serial::device::{self as serial, Serial};
+use super::devices::serial::input::Input;
 use super::error::Error;
 use super::lane::Lanes;
 use super::memory::GuestRam;
 use super::notice::Notices;
 use super::vcpu::{Surroundings, Vcpus};
-use super::virtio::device::Device;
 use super::virtio::mmio::{QUEUE_NOTIFY, Transport};
 use super::{cpu, layout, seccomp};
 use crate::vm::spec::{Boot, CONSOLE_TOKEN, VmSpec};
@@ -62,11 +63,7 @@ impl Vm {
 ///
 /// # Errors
 /// The host, or KVM, refused something; nothing is left of the VM.
-pub(super) fn boot(
-    spec: &VmSpec,
-    console: &Arc<Console>,
-    notices: &Notices,
-) -> Result<Vm, Error> {
+pub(super) fn boot(spec: &VmSpec, console: &Arc<Console>, notices: &Notices) -> Result<Vm, Error> {
     let kvm = Kvm::new().map_err(|error| Error::Kvm(error.into()))?;
     let fd = make_vm(&kvm)?;
     let ram = GuestRam::allocate(spec.memory.size, spec.memory.hugepages)?;
@@ -75,7 +72,7 @@ pub(super) fn boot(
     let mut buses = Buses::default();
     let power = buses.legacy(&fd, &lanes, console, notices)?;
     let mut transports = Vec::new();
-    for device in devices::of(spec)? {
+    for device in devices::of(spec, &[])? {
         let index = transports.len();
         let transport = Transport::new(
             device,
@@ -153,18 +150,18 @@ impl Buses {
         console: &Arc<Console>,
         notices: &Notices,
     ) -> Result<Shared<Power>, Error> {
-        let serial = Serial::new(console, line(fd, layout::SERIAL_GSI)?, None)?;
-        lanes.add(0, Box::new(Input::new(console, &serial)))?;
+        let console_port = Serial::new(console, line(fd, layout::SERIAL_GSI)?, None)?;
+        lanes.add(0, Box::new(Input::new(console, &console_port)))?;
         self.ports
-            .insert(layout::SERIAL_PORT.into(), serial::PORTS, serial)?;
-        let power = Power::new(line(fd, layout::EVENT_GSI)?, notices.clone(), None);
-        let power = Arc::new(Mutex::new(power));
+            .insert(layout::SERIAL_PORT.into(), serial::PORTS, console_port)?;
+        let registers = Power::new(line(fd, layout::EVENT_GSI)?, notices.clone(), None);
+        let registers = Arc::new(Mutex::new(registers));
         self.ports
-            .insert(layout::SLEEP_PORT.into(), power::PORTS, power.clone())?;
-        let panic = Arc::new(Mutex::new(Panic::new(notices.clone())));
+            .insert(layout::SLEEP_PORT.into(), power::PORTS, registers.clone())?;
+        let panic_port = Arc::new(Mutex::new(Panic::new(notices.clone())));
         self.ports
-            .insert(layout::PANIC_PORT.into(), panic::PORTS, panic)?;
-        Ok(power)
+            .insert(layout::PANIC_PORT.into(), panic::PORTS, panic_port)?;
+        Ok(registers)
     }
 
     /// Puts a virtio device on the bus, and lets KVM turn its notifications into events.
@@ -222,12 +219,10 @@ fn open(path: &Path) -> Result<File, Error> {
 
 fn make_vcpus(kvm: &Kvm, fd: &VmFd, count: u32, entry: &Entry) -> Result<Vec<VcpuFd>, Error> {
     let make = |number: u32| {
-        let vcpu = fd
-            .create_vcpu(number.into())
-            .map_err(|error| Error::Vm {
-                operation: "make a vCPU",
-                source: error.into(),
-            })?;
+        let vcpu = fd.create_vcpu(number.into()).map_err(|error| Error::Vm {
+            operation: "make a vCPU",
+            source: error.into(),
+        })?;
         let cpuid = cpu::cpuid(kvm, number, count)?;
         cpu::set_up(&vcpu, number, &cpuid, (number == 0).then_some(entry))?;
         Ok(vcpu)

@@ -8,8 +8,10 @@ use super::boot::BootError;
 use super::bus::Overlap;
 use super::cpu::CpuError;
 use super::devices::DeviceError;
+use super::devices::serial::device::SerialError;
 use super::lane::LaneError;
 use super::memory::MemoryError;
+use super::seccomp::SeccompError;
 use super::vcpu::VcpuError;
 use super::virtio::mmio::TransportError;
 use crate::units::EngineName;
@@ -56,6 +58,10 @@ pub(super) enum Error {
     Transport(#[from] TransportError),
     #[error(transparent)]
     Lane(#[from] LaneError),
+    #[error(transparent)]
+    Serial(#[from] SerialError),
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
     #[error(transparent)]

@@ -21,7 +21,7 @@ use signal_hook::iterator::Signals;
 
 use super::builder::{self, Vm};
 use super::bus::lock;
-use super::devices::serial::Console;
+use super::devices::serial::console::Console;
 use super::error::{Error, chain};
 use super::notice::{Notice, Notices};
 use crate::vm::spec::VmSpec;

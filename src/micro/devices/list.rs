@@ -1,16 +1,16 @@
 //! Which virtio devices a VM has, in the order of their addresses.
 //!
 //! ```text
-//! disks, as the specification lists them │ NICs, likewise │ rng │ balloon
+//! disks, as the specification lists them │ NICs, likewise │ rng
 //! ```
 //! Invariant: the order depends on nothing but the specification, so that what was saved of device `i`
 //! is for device `i`.
 
-use super::balloon::{Balloon, BalloonError};
-use super::block::{Block, BlockError};
-use super::net::{Net, NetError};
-use super::rng::Rng;
 use super::DeviceState;
+use super::block::device::{Block, BlockError};
+use super::net::device::Net;
+use super::net::tap::NetError;
+use super::rng::device::Rng;
 use crate::micro::virtio::device::Device;
 use crate::vm::spec::VmSpec;
 
@@ -23,9 +23,6 @@ pub(crate) enum DeviceError {
     /// A network interface.
     #[error(transparent)]
     Net(#[from] NetError),
-    /// The balloon.
-    #[error(transparent)]
-    Balloon(#[from] BalloonError),
 }
 
 /// The devices of `spec`'s VM: fresh ones, or with what was `saved` of each.
@@ -51,13 +48,6 @@ pub(crate) fn of(
         };
         devices.push(Box::new(Net::open(nic, state)?));
     }
-    devices.push(Box::new(Rng::new()));
-    if let Some(size) = spec.memory.balloon {
-        let state = match saved.get(devices.len()) {
-            Some(DeviceState::Balloon(state)) => Some(state),
-            _ => None,
-        };
-        devices.push(Box::new(Balloon::new(size, state)?));
-    }
+    devices.push(Box::new(Rng));
     Ok(devices)
 }

@@ -7,11 +7,14 @@
 //! ```
 
 pub(crate) mod block;
+mod list;
 pub(crate) mod net;
 pub(crate) mod panic;
 pub(crate) mod power;
 pub(crate) mod rng;
 pub(crate) mod serial;
+
+pub(crate) use list::{DeviceError, of};
 
 use serde::{Deserialize, Serialize};
 
