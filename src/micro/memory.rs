@@ -13,6 +13,7 @@
     reason = "mappings are advised on and given to KVM by address"
 )]
 
+mod fill;
 mod pages;
 mod save;
 

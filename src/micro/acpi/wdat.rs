@@ -39,8 +39,8 @@ pub(crate) const LENGTH: u64 = 16;
 /// One count. Guests set whole seconds; a tenth makes what is left come out right.
 pub(crate) const PERIOD: Duration = Duration::from_millis(100);
 
-/// Fewest periods that may be set: a second, which a busy host can keep a guest waiting for.
-pub(crate) const MIN_COUNT: u32 = 10;
+/// Fewest periods that may be set. Linux reloads no more often than this.
+pub(crate) const MIN_COUNT: u32 = 1;
 
 /// Most periods that may be set: an hour.
 pub(crate) const MAX_COUNT: u32 = 36_000;
@@ -89,7 +89,8 @@ pub(super) fn wdat() -> Vec<u8> {
         contents.extend_from_slice(&number.to_le_bytes());
     }
     contents.extend_from_slice(&[ENABLED_STOPPED_IN_SLEEP, 0, 0, 0]);
-    contents.extend_from_slice(&(ACTIONS.len() as u32).to_le_bytes());
+    let count = u32::try_from(ACTIONS.len()).unwrap_or(u32::MAX);
+    contents.extend_from_slice(&count.to_le_bytes());
     for (action, instruction, register, value) in ACTIONS {
         contents.extend_from_slice(&[action, instruction as u8, 0, 0]);
         contents.extend(bytes(&port_of(register)));

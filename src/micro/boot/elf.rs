@@ -85,7 +85,7 @@ pub(super) fn load(
     Ok(Loaded {
         address,
         end,
-        command_line_size: COMMAND_LINE_SIZE,
+        command_line_size: u64::from(COMMAND_LINE_SIZE),
         initrd_limit: u64::MAX,
         way,
     })
@@ -174,6 +174,7 @@ fn made_up_header() -> setup_header {
         boot_flag: 0xaa55,
         header: 0x5372_6448,
         kernel_alignment: ALIGNMENT,
+        cmdline_size: COMMAND_LINE_SIZE - 1,
         ..Default::default()
     }
 }

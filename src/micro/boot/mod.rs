@@ -48,7 +48,7 @@ const COMMAND_LINE: u64 = 0x2_0000;
 
 /// Bytes that a kernel takes of its command line, with the zero that ends it, unless it says
 /// otherwise: `COMMAND_LINE_SIZE` of x86.
-const COMMAND_LINE_SIZE: u64 = 2048;
+const COMMAND_LINE_SIZE: u32 = 2048;
 
 /// How the boot processor starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,8 +159,6 @@ pub(crate) enum BootError {
 /// What the kernel is told, whatever the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Told {
-    /// Length of the command line without its zero.
-    command_line: u64,
     /// Begin and length of the initrd.
     initrd: Option<(u64, u64)>,
     /// ACPI's root pointer.
@@ -210,7 +208,6 @@ pub(crate) fn load(
     let limit = loaded.command_line_size.saturating_sub(1);
     write_command_line(ram, command_line, limit)?;
     let told = Told {
-        command_line: command_line.len() as u64,
         initrd: initrd
             .map(|file| load_initrd(ram, file, loaded.end, loaded.initrd_limit.min(low_end)))
             .transpose()?,

@@ -7,9 +7,9 @@
 
 use kvm_bindings::kvm_segment;
 
-const CODE: usize = 2;
-const DATA: usize = 3;
-const TASK: usize = 4;
+const CODE: u16 = 0x10;
+const DATA: u16 = 0x18;
+const TASK: u16 = 0x20;
 
 /// The descriptors of one mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,29 +62,27 @@ impl Segments {
         self.register(TASK)
     }
 
-    fn register(&self, index: usize) -> kvm_segment {
-        let descriptor = self.0[index];
-        // The mask leaves what the type holds.
-        let bits = |from: u32, count: u32| (descriptor >> from & ((1 << count) - 1)) as u32;
-        let bit = |from: u32| u8::from(bits(from, 1) == 1);
-        let raw_limit = bits(0, 16) | bits(48, 4) << 16;
-        let granular = bit(55);
+    fn register(&self, selector: u16) -> kvm_segment {
+        let bytes = self.0[usize::from(selector / 8)].to_le_bytes();
+        let [limit0, limit1, base0, base1, base2, access, flags, base3] = bytes;
+        let raw_limit = u32::from_le_bytes([limit0, limit1, flags & 0xf, 0]);
+        let granular = flags >> 7;
         kvm_segment {
-            base: u64::from(bits(16, 24) | bits(56, 8) << 24),
+            base: u64::from(u32::from_le_bytes([base0, base1, base2, base3])),
             limit: if granular == 1 {
                 raw_limit << 12 | 0xfff
             } else {
                 raw_limit
             },
-            selector: (index * 8) as u16,
-            type_: bits(40, 4) as u8,
-            present: bit(47),
-            dpl: bits(45, 2) as u8,
-            db: bit(54),
-            s: bit(44),
-            l: bit(53),
+            selector,
+            type_: access & 0xf,
+            s: access >> 4 & 1,
+            dpl: access >> 5 & 3,
+            present: access >> 7,
+            avl: flags >> 4 & 1,
+            l: flags >> 5 & 1,
+            db: flags >> 6 & 1,
             g: granular,
-            avl: bit(52),
             unusable: 0,
             padding: 0,
         }

@@ -32,7 +32,6 @@ fn page(header: setup_header, told: &Told) -> boot_params {
     };
     page.hdr.type_of_loader = LOADER_UNDEFINED;
     page.hdr.cmd_line_ptr = low(COMMAND_LINE);
-    page.hdr.cmdline_size = low(told.command_line);
     let (start, length) = told.initrd.unwrap_or_default();
     page.hdr.ramdisk_image = low(start);
     page.hdr.ramdisk_size = low(length);

@@ -55,10 +55,7 @@ struct Place {
 }
 
 /// CPUID of vCPU `vcpu` of `count`.
-///
-/// # Errors
-/// KVM does not say what it supports.
-pub(crate) fn cpuid(kvm: &Kvm, vcpu: u32, count: u32) -> Result<CpuId, CpuError> {
+pub(super) fn of_vcpu(kvm: &Kvm, vcpu: u32, count: u32) -> Result<CpuId, CpuError> {
     let supported = kvm
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(|source| CpuError::Ask {
@@ -278,7 +275,7 @@ mod tests {
             let at = shaped(b"GenuineIntel", id, count);
             let [_, ebx, ecx, edx] = at(1, 0);
             assert_eq!(ebx, 0xffff | (1 << bits) << 16 | id << 24, "{count}");
-            assert_eq!(ecx, u32::MAX & !VMX);
+            assert_eq!(ecx, !VMX);
             assert_eq!(edx & MULTI_THREADING != 0, count > 1);
             assert_eq!(at(0xb, 0), [0, 1, 0x100, id]);
             assert_eq!(at(0xb, 1), [bits, count, 0x201, id]);

@@ -8,14 +8,12 @@
 //! Invariants: a vCPU's number is its APIC id; guests do not see the host's virtualization (VMX, SVM),
 //! so a vCPU has no nested state that would have to be saved.
 
-pub(crate) mod cpuid;
+mod cpuid;
 mod registers;
 pub(crate) mod state;
 
 use kvm_bindings::{CpuId, kvm_fpu};
-use kvm_ioctls::VcpuFd;
-
-pub(crate) use cpuid::cpuid;
+use kvm_ioctls::{Kvm, VcpuFd};
 
 use super::boot::Entry;
 
@@ -83,6 +81,14 @@ fn refused(operation: &'static str, vcpu: u32) -> impl FnOnce(kvm_ioctls::Error)
         vcpu,
         source,
     }
+}
+
+/// CPUID of vCPU `vcpu` of `count`.
+///
+/// # Errors
+/// KVM does not say what it supports.
+pub(crate) fn cpuid(kvm: &Kvm, vcpu: u32, count: u32) -> Result<CpuId, CpuError> {
+    cpuid::of_vcpu(kvm, vcpu, count)
 }
 
 /// Makes a new vCPU ready to run: with an `entry` it starts a kernel there, without one it waits until

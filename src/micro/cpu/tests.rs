@@ -3,7 +3,7 @@
 use super::state::{Extent, VcpuState, restore, save};
 use super::*;
 use crate::micro::boot::Mode;
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_ioctls::VmFd;
 use vm_memory::GuestAddress;
 
 fn machine() -> Option<(Kvm, VmFd)> {

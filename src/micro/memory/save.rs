@@ -22,7 +22,9 @@ use super::{Base, GuestRam, MemoryError, PAGE, failed};
 /// Bytes that are looked at, and written, at once.
 const CHUNK: usize = 1 << 20;
 
-static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
+static ZEROS: [u8; 4096] = [0; 4096];
+
+const _: () = assert!(ZEROS.len() as u64 == PAGE);
 
 impl From<PageMapError> for MemoryError {
     fn from(PageMapError(source): PageMapError) -> Self {
@@ -145,15 +147,15 @@ impl RegionWriter<'_> {
 }
 
 /// The first extent of data that ends beyond `position`, cut to begin there.
-fn next_data(file: &File, position: u64) -> Result<Option<Range<u64>>, MemoryError> {
+pub(super) fn next_data(file: &File, position: u64) -> Result<Option<Range<u64>>, MemoryError> {
     let seek = |to| rustix::fs::seek(file, to);
     let start = match seek(SeekFrom::Data(position)) {
         Ok(start) => start,
         // Nothing but a hole follows.
         Err(Errno::NXIO) => return Ok(None),
-        Err(errno) => return Err(failed("look for data in the base memory file")(errno)),
+        Err(errno) => return Err(failed("look for data in a memory file")(errno)),
     };
-    let end = seek(SeekFrom::Hole(start)).map_err(failed("look for holes in the base memory file"));
+    let end = seek(SeekFrom::Hole(start)).map_err(failed("look for holes in a memory file"));
     end.map(|end| Some(start..end))
 }
 
@@ -181,16 +183,17 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
     use vm_memory::GuestAddress;
 
-    const PAGES: u64 = 64;
+    const PAGES: usize = 64;
+    const BYTES: u64 = 64 * PAGE;
 
     fn put(ram: &GuestRam, page: u64, byte: u8) {
         let at = GuestAddress(page * PAGE);
-        ram.guest().write_slice(&[byte; PAGE as usize], at).unwrap();
+        ram.guest().write_slice(&[byte; ZEROS.len()], at).unwrap();
     }
 
     fn pages(file: &File, offset: u64, count: u64) -> Vec<u8> {
         let page = |index| {
-            let mut page = [0; PAGE as usize];
+            let mut page = [0; ZEROS.len()];
             file.read_exact_at(&mut page, offset + index * PAGE)
                 .unwrap();
             assert!(page.iter().all(|byte| *byte == page[0]), "page {index}");
@@ -200,7 +203,7 @@ mod tests {
     }
 
     fn expected(set: &[(usize, u8)]) -> Vec<u8> {
-        let mut all = vec![0; PAGES as usize];
+        let mut all = vec![0; PAGES];
         for (page, byte) in set {
             all[*page] = *byte;
         }
@@ -252,12 +255,12 @@ mod tests {
     #[test]
     fn ram_that_came_from_a_file_is_written_whole() {
         let base = tempfile::tempfile().unwrap();
-        base.set_len((PAGES + 1) * PAGE).unwrap();
+        base.set_len(BYTES + PAGE).unwrap();
         for (page, byte) in [(3, 3), (4, 4), (5, 5), (40, 40)] {
-            base.write_all_at(&[byte; PAGE as usize], (page + 1) * PAGE)
+            base.write_all_at(&[byte; ZEROS.len()], (page + 1) * PAGE)
                 .unwrap();
         }
-        let size = ByteSize::from_bytes(PAGES * PAGE);
+        let size = ByteSize::from_bytes(BYTES);
         let ram = GuestRam::from_file(&base, PAGE, size).unwrap();
         // Read, written over, written over with zeros, new.
         assert_eq!(
@@ -270,8 +273,8 @@ mod tests {
         let second = tempfile::tempfile().unwrap();
         ram.write_to(&second, 0).unwrap();
         let first = expected(&[(3, 3), (4, 14), (20, 20), (40, 40)]);
-        assert_eq!(pages(&second, 0, PAGES), first);
-        assert!(second.metadata().unwrap().blocks() * 512 < PAGES * PAGE);
+        assert_eq!(pages(&second, 0, 64), first);
+        assert!(second.metadata().unwrap().blocks() * 512 < BYTES);
 
         // A copy of the copy, and between file systems, where the host copies nothing.
         let ram = GuestRam::from_file(&second, 0, size).unwrap();
@@ -280,7 +283,7 @@ mod tests {
         ram.write_to(&third, 0).unwrap();
         let mut all = first;
         all[63] = 63;
-        assert_eq!(pages(&third, 0, PAGES), all);
+        assert_eq!(pages(&third, 0, 64), all);
     }
 
     #[test]
