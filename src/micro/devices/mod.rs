@@ -6,6 +6,7 @@
 //! persist.rs    what is saved of it, and the device made anew from that
 //! ```
 
+pub(crate) mod block;
 pub(crate) mod rng;
 
 use serde::{Deserialize, Serialize};
@@ -15,4 +16,6 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum DeviceState {
     /// Nothing: the specification of the VM tells all.
     Nothing,
+    /// A disk's.
+    Block(block::persist::State),
 }
