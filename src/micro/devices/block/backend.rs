@@ -120,7 +120,7 @@ impl Backend {
     }
 
     /// Readable when jobs are done.
-    pub(super) fn event(&self) -> Option<&EventFd> {
+    pub(super) fn event(&self) -> Option<&Arc<EventFd>> {
         self.ring.as_ref().map(Ring::event)
     }
 
