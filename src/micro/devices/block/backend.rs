@@ -120,7 +120,7 @@ impl Backend {
     }
 
     /// Readable when jobs are done.
-    pub(super) fn event(&self) -> Option<&EventFd> {
+    pub(super) fn event(&self) -> Option<&Arc<EventFd>> {
         self.ring.as_ref().map(Ring::event)
     }
 
@@ -285,6 +285,122 @@ fn retry(mut call: impl FnMut() -> Result<(), Errno>) -> io::Result<()> {
         match call() {
             Err(Errno::INTR) => {}
             other => return Ok(other?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use vm_memory::Bytes;
+
+    use super::*;
+    use crate::micro::virtio::chain::{Chain, Limits};
+    use crate::micro::virtio::fixture::{Buffer, Ring as Rings, memory};
+
+    /// One piece of `length` bytes at `at`, for the device to write.
+    fn room(memory: &GuestMemoryMmap, at: u64, length: u32) -> Buffers {
+        let writable = true;
+        let mut ring = Rings::new(memory, 0, 8);
+        ring.offer(&[Buffer {
+            at,
+            length,
+            writable,
+        }]);
+        let limits = Limits {
+            pieces: 8,
+            bytes: u32::MAX,
+        };
+        let chain = Chain::next(&mut ring.queue(), memory, 0, limits);
+        chain.unwrap().unwrap().writable
+    }
+
+    fn tag(head: u16) -> Tag {
+        Tag {
+            head,
+            writable: Buffers::default(),
+            effect: Effect::Read,
+        }
+    }
+
+    fn file() -> Arc<File> {
+        let mut file = tempfile::tempfile().unwrap();
+        for block in 0..128_u8 {
+            file.write_all(&[block; 4096]).unwrap();
+        }
+        Arc::new(file)
+    }
+
+    #[test]
+    fn waiting_completes_all_that_is_under_way() {
+        let memory = memory();
+        let mut backend = Backend::new(file(), 128, true);
+        if backend.kind() != "io_uring" {
+            println!("SKIPPED: this kernel has no io_uring for us");
+            return;
+        }
+        backend.attach(memory.clone());
+        for block in 0..128 {
+            assert!(backend.has_room());
+            let at = 0x10_0000 + 4096 * u64::from(block);
+            let range = (4096 * u64::from(block), 4096);
+            let data = room(&memory, at, 4096);
+            backend.start(tag(block), range, &data).unwrap();
+        }
+        assert!(!backend.has_room(), "no more than its depth");
+        backend.wait().unwrap();
+        let mut heads: Vec<_> = std::iter::from_fn(|| backend.next_done())
+            .map(|(tag, result)| result.map(|()| tag.head).unwrap())
+            .collect();
+        heads.sort_unstable();
+        assert_eq!(heads, (0..128).collect::<Vec<_>>());
+        let mut read = vec![0; 128 * 4096];
+        let at = vm_memory::GuestAddress(0x10_0000);
+        memory.read_slice(&mut read, at).unwrap();
+        assert!((0..).zip(read.chunks(4096)).all(|(n, b)| b == [n; 4096]));
+        assert!(backend.event().unwrap().read().is_ok(), "it was told");
+    }
+
+    #[test]
+    fn detaching_waits_and_forgets() {
+        let memory = memory();
+        for ring in [true, false] {
+            let mut backend = Backend::new(file(), 8, ring);
+            backend.attach(memory.clone());
+            let data = room(&memory, 0x10_0000, 4096);
+            backend.start(tag(0), (4096, 4096), &data).unwrap();
+            backend.detach();
+            let mut read = [0; 4096];
+            let at = vm_memory::GuestAddress(0x10_0000);
+            memory.read_slice(&mut read, at).unwrap();
+            assert_eq!(read, [1; 4096]);
+            assert!(backend.next_done().is_none() && backend.has_room());
+        }
+    }
+
+    #[test]
+    fn more_pieces_than_one_call_takes_are_moved_in_turns() {
+        // A piece of a chain becomes as many as it has regions of RAM below it.
+        let regions = (0..2000).map(|n| (vm_memory::GuestAddress(4096 * n), 4096));
+        let regions: Vec<_> = regions.collect();
+        let memory = GuestMemoryMmap::<()>::from_ranges(&regions).unwrap();
+        for ring in [true, false] {
+            let file = tempfile::tempfile().unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, b"z", 1900 * 4096 - 1).unwrap();
+            let mut backend = Backend::new(Arc::new(file), 8, ring);
+            backend.attach(memory.clone());
+            let data = room(&memory, 0x2_0000, 1900 * 4096);
+            assert_eq!(data.iovecs(&memory).as_slice().len(), 1900);
+            let length = data.length();
+            backend.start(tag(3), (0, length), &data).unwrap();
+            backend.wait().unwrap();
+            let (tag, result) = backend.next_done().unwrap();
+            result.unwrap();
+            assert_eq!(tag.head, 3);
+            let mut last = [1];
+            assert_eq!(data.read(&memory, length - 1, &mut last), 1);
+            assert_eq!(last, *b"z");
         }
     }
 }

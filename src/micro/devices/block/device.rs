@@ -18,7 +18,7 @@ use super::queue::{BlockQueue, Requests};
 use super::request::{ID_BYTES, MOST_DISCARD_SECTORS, MOST_ZERO_SECTORS, SECTOR, Shape};
 use crate::micro::bus::{Shared, lock};
 use crate::micro::devices::DeviceState;
-use crate::micro::notice::{Fault, Problem};
+use crate::micro::notice::Fault;
 use crate::micro::virtio::device::{Activation, ActiveQueue, Device, Placed};
 use crate::vm::spec::{Disk, DiskFormat, QUEUE_SIZE};
 
@@ -226,15 +226,8 @@ impl Device for Block {
             let done = {
                 let mut backend = lock(backend);
                 backend.attach(activation.memory.clone());
-                backend.event().map(|event| event.try_clone()).transpose()
+                backend.event().cloned()
             };
-            let done = done.map_err(|source| Fault {
-                device: self.name.clone(),
-                problem: Problem::Host {
-                    operation: "duplicate a descriptor",
-                    source,
-                },
-            })?;
             let requests = Requests {
                 index,
                 queue,

@@ -222,8 +222,8 @@ pub(super) struct BlockQueue {
     pub(super) device: String,
     pub(super) requests: Requests,
     pub(super) kick: EventFd,
-    /// Of the backend, a duplicate.
-    pub(super) done: Option<EventFd>,
+    /// The backend's.
+    pub(super) done: Option<Arc<EventFd>>,
     pub(super) interrupt: Arc<Interrupt>,
     pub(super) notices: Notices,
     pub(super) over: bool,
@@ -249,7 +249,9 @@ impl BlockQueue {
     }
 
     fn events(&self) -> impl Iterator<Item = &EventFd> {
-        [Some(&self.kick), self.done.as_ref()].into_iter().flatten()
+        [Some(&self.kick), self.done.as_deref()]
+            .into_iter()
+            .flatten()
     }
 }
 

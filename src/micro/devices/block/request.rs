@@ -28,9 +28,9 @@ pub(super) const MOST_ZERO_SECTORS: u32 = 1 << 17;
 /// Bytes of an id.
 pub(super) const ID_BYTES: usize = 20;
 
-const HEADER_BYTES: u64 = 16;
+const HEADER_BYTES: usize = 16;
 /// sector u64, sectors u32, flags u32.
-const SEGMENT_BYTES: u64 = 16;
+const SEGMENT_BYTES: usize = 16;
 const FLAG_UNMAP: u32 = 1;
 
 /// What a request may do.
@@ -98,11 +98,11 @@ impl Request {
         memory: &GuestMemoryMmap,
         shape: &Shape,
     ) -> Result<Self, Refusal> {
-        let mut header = [0; HEADER_BYTES as usize];
+        let mut header = [0; HEADER_BYTES];
         if chain.readable.read(memory, 0, &mut header) < header.len() {
             return Err(Refusal::Invalid);
         }
-        let data = || chain.readable.part(HEADER_BYTES, u64::MAX);
+        let data = || chain.readable.part(HEADER_BYTES as u64, u64::MAX);
         let room = || {
             let length = chain.writable.length().saturating_sub(1);
             chain.writable.part(0, length)
@@ -143,9 +143,11 @@ impl Request {
         if shape.features & 1 << feature == 0 {
             return Err(Refusal::Unsupported);
         }
-        let mut segment = [0; SEGMENT_BYTES as usize];
+        let mut segment = [0; SEGMENT_BYTES];
         // One segment is what the configuration allows.
-        if data.length() != SEGMENT_BYTES || data.read(memory, 0, &mut segment) < segment.len() {
+        if data.length() != SEGMENT_BYTES as u64
+            || data.read(memory, 0, &mut segment) < segment.len()
+        {
             return Err(Refusal::Invalid);
         }
         let flags = u32_at(&segment, 12);

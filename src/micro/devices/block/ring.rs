@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use io_uring::squeue::Entry;
 use io_uring::types::{Fixed, FsyncFlags};
@@ -32,7 +33,7 @@ const FILE: Fixed = Fixed(0);
 /// An io_uring and what is under way in it.
 pub(super) struct Ring {
     ring: IoUring,
-    event: EventFd,
+    event: Arc<EventFd>,
     slots: Vec<Option<(Tag, Job)>>,
     free: Vec<usize>,
     depth: usize,
@@ -66,7 +67,7 @@ impl Ring {
         if !needed.into_iter().all(|code| probe.is_supported(code)) {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let event = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
         ring.submitter().register_files(&[file.as_raw_fd()])?;
         ring.submitter().register_eventfd(event.as_raw_fd())?;
         Ok(Self {
@@ -79,7 +80,7 @@ impl Ring {
     }
 
     /// Readable when jobs are done.
-    pub(super) fn event(&self) -> &EventFd {
+    pub(super) fn event(&self) -> &Arc<EventFd> {
         &self.event
     }
 

@@ -3,16 +3,22 @@
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proptest::prelude::*;
 use tempfile::{NamedTempFile, TempDir};
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{Bytes, GuestAddress};
 
+use super::backend::Backend;
 use super::device::{Block, BlockError};
 use super::persist::State;
+use super::queue::{Progress, Requests};
+use super::request::Shape;
 use crate::micro::notice::Problem;
 use crate::micro::virtio::device::Device;
-use crate::micro::virtio::fixture::{Buffer, Driver, NO_RAM, Ring};
+use crate::micro::virtio::fixture::{Buffer, Driver, NO_RAM, Ring, memory};
 use crate::vm::spec::{Disk, DiskFormat};
 
 const ALL: u64 = u64::MAX;
@@ -563,9 +569,9 @@ fn a_reset_waits_for_what_is_under_way() {
         let begun = cold(&mut driver, file.path());
         driver.write(0x70, 0);
         for (room, _) in &begun {
-            let at = vm_memory::GuestAddress(room.at);
+            let at = GuestAddress(room.at);
             let blank = vec![0x55; room.length as usize];
-            vm_memory::Bytes::write_slice(&driver.memory, &blank, at).unwrap();
+            driver.memory.write_slice(&blank, at).unwrap();
         }
         driver.begin(ALL);
         let room = Buffer {
@@ -629,7 +635,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// Pieces with a last one that makes them whole sectors, but for some that are to be refused.
 fn whole(mut pieces: Vec<u32>) -> Vec<u32> {
     let total: u32 = pieces.iter().sum();
-    if total % 7 != 0 {
+    if !total.is_multiple_of(7) {
         pieces.push(total.next_multiple_of(512) - total);
     }
     pieces
@@ -638,7 +644,7 @@ fn whole(mut pieces: Vec<u32>) -> Vec<u32> {
 /// The bytes that a range of sectors covers, if the model's disk has them.
 fn covered(model: &[u8], sector: u64, length: usize) -> Option<std::ops::Range<usize>> {
     let start = usize::try_from(sector).unwrap() * 512;
-    let fits = length % 512 == 0 && start + length <= model.len();
+    let fits = length.is_multiple_of(512) && start + length <= model.len();
     fits.then_some(start..start + length)
 }
 
@@ -717,5 +723,76 @@ proptest! {
             take_step(&mut driver, &mut model, queue, step);
         }
         prop_assert_eq!(std::fs::read(file.path()).unwrap(), model);
+    }
+}
+
+/// Descriptors and heads as a driver that means harm would write them, mostly near what is valid.
+fn hostile() -> impl Strategy<Value = Vec<(u64, u32, u16, u16)>> {
+    let at = prop_oneof![
+        Just(HEADER_AT),
+        Just(DATA_AT),
+        Just(TABLE_AT),
+        Just(NO_RAM - 8),
+        any::<u64>(),
+    ];
+    let length = prop_oneof![Just(16), Just(512), Just(1), Just(0), any::<u32>()];
+    prop::collection::vec((at, length, 0_u16..8, 0_u16..10), 8)
+}
+
+const HEADER_AT: u64 = 0x20_0000;
+const DATA_AT: u64 = 0x30_0000;
+const TABLE_AT: u64 = 0x10_0000;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_descriptors_harm_a_read_only_disk_or_the_host(
+        descriptors in hostile(),
+        heads in prop::collection::vec(0_u16..9, 1..8),
+        header in prop_oneof![
+            (0_u32..15, 0_u64..10).prop_map(|(kind, sector)| header(kind, sector)),
+            prop::collection::vec(any::<u8>(), 16),
+        ],
+        ring: bool,
+    ) {
+        let file = file(8);
+        let memory = memory();
+        memory.write_slice(&header, GuestAddress(HEADER_AT)).unwrap();
+        let mut driver = Ring::new(&memory, TABLE_AT, 8);
+        for (index, (at, length, flags, next)) in (0..).zip(descriptors) {
+            driver.describe(index, Descriptor::new(at, length, flags, next));
+        }
+        for head in &heads {
+            driver.make_available(*head);
+        }
+        let opened = std::fs::File::open(file.path()).unwrap();
+        let mut backend = Backend::new(Arc::new(opened), 4, ring);
+        backend.attach(memory.clone());
+        let mut requests = Requests {
+            index: 0,
+            queue: driver.queue(),
+            memory: memory.clone(),
+            shape: Shape { sectors: 8, readonly: true, features: ALL },
+            id: [0; 20],
+            backend: Arc::new(Mutex::new(backend)),
+        };
+        let mut finished = Ok(Progress::default());
+        for _ in 0..heads.len() {
+            finished = requests.process().and_then(|_| requests.finish());
+            if finished.is_err() {
+                break;
+            }
+        }
+        match finished {
+            // Every chain that was taken is used once.
+            Ok(_) => prop_assert_eq!(usize::from(driver.used()), heads.len()),
+            Err(problem) => {
+                let told = matches!(problem, Problem::Request { .. } | Problem::Queue { .. });
+                prop_assert!(told, "the guest is at fault, not the host: {problem:?}");
+            }
+        }
+        drop(requests);
+        prop_assert_eq!(std::fs::read(file.path()).unwrap(), pattern(8));
     }
 }
