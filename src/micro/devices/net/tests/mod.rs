@@ -17,10 +17,12 @@ use crate::micro::virtio::device::ActiveQueue;
 use crate::micro::virtio::fixture::{Buffer, Ring, memory};
 use crate::micro::virtio::interrupt::Interrupt;
 
+mod device;
 mod lanes;
 mod receive;
 mod ring;
 mod transmit;
+mod wire;
 
 /// Where the ring of a test stands.
 const RING: u64 = 1 << 20;
