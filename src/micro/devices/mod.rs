@@ -6,6 +6,7 @@
 //! persist.rs    what is saved of it, and the device made anew from that
 //! ```
 
+pub(crate) mod balloon;
 pub(crate) mod net;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum DeviceState {
     /// Nothing: the specification of the VM tells all.
     Nothing,
+    /// A memory balloon.
+    Balloon(balloon::persist::State),
     /// A network interface.
     Net(net::persist::State),
 }
