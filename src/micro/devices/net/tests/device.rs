@@ -44,13 +44,13 @@ fn packet(protocol: u8, from: u16, to: u16, payload: usize) -> Vec<u8> {
     let mut frame = [&MAC[..], &[0x52, 0x54, 0, 9, 9, 9], &[8, 0]].concat();
     let [high, low] = length.to_be_bytes();
     frame.extend([0x45, 0, high, low, 0, 0, 0x40, 0, 64, protocol, 0, 0]);
-    let hosts = [[10, 0, 0, from as u8], [10, 0, 0, to as u8]];
+    let hosts = [from, to].map(|port| [10, 0, 0, port.to_le_bytes()[0]]);
     frame.extend(hosts.concat());
     let sum: u32 = frame[14..]
         .chunks(2)
         .map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])))
         .sum();
-    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
     frame.extend([from.to_be_bytes(), to.to_be_bytes()].concat());
     if protocol == 6 {
@@ -59,7 +59,7 @@ fn packet(protocol: u8, from: u16, to: u16, payload: usize) -> Vec<u8> {
         frame.extend((length - 20).to_be_bytes());
         frame.extend([0, 0]);
     }
-    frame.extend((0..payload).map(|place| (place % 253) as u8));
+    frame.extend((0..253).cycle().take(payload));
     frame
 }
 
