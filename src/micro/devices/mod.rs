@@ -7,7 +7,9 @@
 //! ```
 
 pub(crate) mod balloon;
+pub(crate) mod block;
 pub(crate) mod net;
+pub(crate) mod rng;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +20,8 @@ pub(crate) enum DeviceState {
     Nothing,
     /// A memory balloon.
     Balloon(balloon::persist::State),
+    /// A disk's.
+    Block(block::persist::State),
     /// A network interface.
     Net(net::persist::State),
 }

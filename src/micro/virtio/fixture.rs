@@ -398,8 +398,14 @@ impl Driver {
             .unwrap();
         let milliseconds = i32::try_from(patience.as_millis()).unwrap();
         let mut ready = [EpollEvent::default()];
-        if epoll.wait(milliseconds, &mut ready).unwrap() == 0 {
-            return false;
+        match epoll.wait(milliseconds, &mut ready) {
+            Ok(0) => return false,
+            Ok(_) => {}
+            // io_uring's cleaning up after itself interrupts system calls.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {
+                return self.interrupted(patience);
+            }
+            Err(error) => panic!("epoll: {error}"),
         }
         self.line.read().unwrap();
         let status = self.read(0x60);

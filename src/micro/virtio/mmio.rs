@@ -12,6 +12,7 @@
 //! `DEVICE_NEEDS_RESET` and no handlers: nothing has been served yet, so only its own guest has lost
 //! anything, and a reset heals it. Once rings are in use, breaking them is a `Fault` of the handler.
 
+mod registers;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,6 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::device::{Activation, ActiveQueue, Device};
 use super::interrupt::Interrupt;
-use crate::micro::bus::Region;
 use crate::micro::lane::{LaneError, Lanes, Place};
 use crate::micro::notice::{Fault, Notice, Notices, Problem};
 
@@ -35,13 +35,6 @@ use state::Unfit;
 
 /// Where the driver notifies queues: an ioeventfd of 4 bytes, with the queue's index to match.
 pub(crate) const QUEUE_NOTIFY: u64 = 0x50;
-
-const MAGIC: u32 = u32::from_le_bytes(*b"virt");
-const VERSION: u32 = 2;
-/// Who made the device; Linux only shows it.
-const VENDOR: u32 = u32::from_le_bytes(*b"coco");
-/// Where the device's configuration begins.
-const CONFIG: u64 = 0x100;
 
 const ACKNOWLEDGE: u8 = 1;
 const DRIVER: u8 = 2;
@@ -330,102 +323,6 @@ impl Transport {
         let device = self.name().to_owned();
         TransportError::Lane { device, source }
     }
-
-    fn queue(&self) -> Option<&QueueState> {
-        self.queues.get(usize::try_from(self.queue_selector).ok()?)
-    }
-
-    fn read_register(&self, offset: u64) -> u32 {
-        match offset {
-            0x00 => MAGIC,
-            0x04 => VERSION,
-            0x08 => self.device.kind(),
-            0x0c => VENDOR,
-            0x10 => match self.device_features_selector {
-                0 => low(state::offered(&*self.device)),
-                1 => high(state::offered(&*self.device)),
-                _ => 0,
-            },
-            0x34 => self.queue().map_or(0, |queue| u32::from(queue.max_size)),
-            0x44 => self.queue().map_or(0, |queue| u32::from(queue.ready)),
-            0x60 => self.interrupt.status(),
-            0x70 => u32::from(self.status),
-            // Shared memory regions: none, which a length of all ones says.
-            0xb0 | 0xb4 | 0xb8 | 0xbc => u32::MAX,
-            0xfc => self.interrupt.generation(),
-            _ => 0,
-        }
-    }
-
-    fn write_register(&mut self, offset: u64, value: u32) {
-        match offset {
-            0x14 => self.device_features_selector = value,
-            0x20 if self.status & FEATURES_OK == 0 => match self.driver_features_selector {
-                0 => set_low(&mut self.features, value),
-                1 => set_high(&mut self.features, value),
-                _ => {}
-            },
-            0x24 => self.driver_features_selector = value,
-            0x30 => self.queue_selector = value,
-            0x38 | 0x44 | 0x80..=0xa4 if self.status & DRIVER_OK == 0 => {
-                self.write_queue(offset, value);
-            }
-            QUEUE_NOTIFY => {
-                let kick = usize::try_from(value).ok();
-                if let Some(kick) = kick.and_then(|index| self.kicks.get(index)) {
-                    // As in `resume`.
-                    let _ = kick.write(1);
-                }
-            }
-            0x64 => self.interrupt.acknowledge(value),
-            0x70 => self.set_status(value),
-            _ => {}
-        }
-    }
-
-    /// Takes all that the driver says of the selected queue; `DRIVER_OK` checks it.
-    fn write_queue(&mut self, offset: u64, value: u32) {
-        let selected = usize::try_from(self.queue_selector).ok();
-        let Some(queue) = selected.and_then(|index| self.queues.get_mut(index)) else {
-            return;
-        };
-        if offset == 0x44 {
-            queue.ready = value & 1 != 0;
-        }
-        if queue.ready {
-            return;
-        }
-        match offset {
-            // A size that is none stays one: 0.
-            0x38 => queue.size = u16::try_from(value).unwrap_or(0),
-            0x80 => set_low(&mut queue.desc_table, value),
-            0x84 => set_high(&mut queue.desc_table, value),
-            0x90 => set_low(&mut queue.avail_ring, value),
-            0x94 => set_high(&mut queue.avail_ring, value),
-            0xa0 => set_low(&mut queue.used_ring, value),
-            0xa4 => set_high(&mut queue.used_ring, value),
-            _ => {}
-        }
-    }
-}
-
-impl Region for Transport {
-    fn read(&mut self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
-        if let Some(offset) = offset.checked_sub(CONFIG) {
-            self.device.read_config(offset, data);
-        } else if let Ok(register) = <&mut [u8; 4]>::try_from(data) {
-            *register = self.read_register(offset).to_le_bytes();
-        }
-    }
-
-    fn write(&mut self, offset: u64, data: &[u8]) {
-        if let Some(offset) = offset.checked_sub(CONFIG) {
-            self.device.write_config(offset, data);
-        } else if let Ok(register) = <[u8; 4]>::try_from(data) {
-            self.write_register(offset, u32::from_le_bytes(register));
-        }
-    }
 }
 
 impl Drop for Transport {
@@ -441,21 +338,4 @@ fn fresh_queues(device: &dyn Device) -> Vec<QueueState> {
         ..QueueState::default()
     };
     device.queue_sizes().iter().map(fresh).collect()
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
-fn low(value: u64) -> u32 {
-    value as u32
-}
-
-fn high(value: u64) -> u32 {
-    low(value >> 32)
-}
-
-fn set_low(register: &mut u64, value: u32) {
-    *register = u64::from(high(*register)) << 32 | u64::from(value);
-}
-
-fn set_high(register: &mut u64, value: u32) {
-    *register = u64::from(value) << 32 | u64::from(low(*register));
 }

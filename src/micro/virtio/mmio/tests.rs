@@ -10,7 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::state::TransportState;
 use super::*;
-use crate::micro::bus::lock;
+use crate::micro::bus::{Region, lock};
 use crate::micro::devices::DeviceState;
 use crate::micro::virtio::device::{Placed, QueueHandler};
 use crate::micro::virtio::fixture::{Driver, NO_RAM};
