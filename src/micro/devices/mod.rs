@@ -15,6 +15,7 @@ pub(crate) mod rng;
 pub(crate) mod serial;
 
 pub(crate) use list::{DeviceError, of};
+pub(crate) mod balloon;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,5 +27,8 @@ pub(crate) enum DeviceState {
     /// A disk's.
     Block(block::persist::State),
     /// A network interface's.
+    /// A memory balloon.
+    Balloon(balloon::persist::State),
+    /// A network interface.
     Net(net::persist::State),
 }

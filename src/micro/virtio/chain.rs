@@ -118,6 +118,11 @@ impl Buffers {
         self.0.iter().map(|(_, length)| u64::from(*length)).sum()
     }
 
+    /// Address and length of each piece.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = (GuestAddress, u32)> {
+        self.0.iter().copied()
+    }
+
     /// The part `from..from + length` of it, or as much of that as there is.
     pub(crate) fn part(&self, from: u64, length: u64) -> Self {
         let (mut skip, mut take) = (from, length);

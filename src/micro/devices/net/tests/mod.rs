@@ -17,10 +17,13 @@ use crate::micro::virtio::device::ActiveQueue;
 use crate::micro::virtio::fixture::{Buffer, Ring, memory};
 use crate::micro::virtio::interrupt::Interrupt;
 
+mod device;
+mod hostile;
 mod lanes;
 mod receive;
 mod ring;
 mod transmit;
+mod wire;
 
 /// Where the ring of a test stands.
 const RING: u64 = 1 << 20;
@@ -129,7 +132,7 @@ fn readable(at: u64, length: u32) -> Buffer {
 
 /// A frame of `length` bytes, header included, that differs from others by `seed`.
 fn frame(length: usize, seed: u8) -> Vec<u8> {
-    let body = (0..length).map(|place| (place % 251) as u8 ^ seed);
+    let body = (0..251).map(|place| place ^ seed).cycle();
     [0; super::HEADER]
         .into_iter()
         .chain(body)

@@ -33,10 +33,11 @@ fn frames_go_out_whole_however_they_are_cut_and_no_other_length_does() {
             let mut sender = fixture.sender();
             let bytes = frame(length, 5);
             put(&fixture, HEAP, &bytes);
+            let length = u32::try_from(length).unwrap();
             let cuts: Vec<_> = (0..=pieces).map(|i| length * i / pieces).collect();
             let chain: Vec<_> = cuts
                 .windows(2)
-                .map(|cut| readable(HEAP + cut[0] as u64, (cut[1] - cut[0]) as u32))
+                .map(|cut| readable(HEAP + u64::from(cut[0]), cut[1] - cut[0]))
                 .collect();
             fixture.ring.offer(&chain);
             assert_eq!(sender.work().unwrap(), Pause::Idle);
