@@ -16,14 +16,26 @@ const CONFIGURATION: u32 = 2;
 #[derive(Debug)]
 pub(crate) struct Interrupt {
     status: AtomicU32,
+    /// Of the configuration: a driver that reads more than one field reads again when it changed.
+    generation: AtomicU32,
     line: EventFd,
 }
 
 impl Interrupt {
     /// The interrupt on `line`, which KVM injects (an irqfd).
     pub(crate) fn new(line: EventFd, status: u32) -> Self {
+        Self::restored(line, status, 0)
+    }
+
+    /// The interrupt as it was saved.
+    pub(crate) fn restored(line: EventFd, status: u32, generation: u32) -> Self {
         let status = AtomicU32::new(status);
-        Self { status, line }
+        let generation = AtomicU32::new(generation);
+        Self {
+            status,
+            generation,
+            line,
+        }
     }
 
     /// Buffers have been used.
@@ -33,6 +45,7 @@ impl Interrupt {
 
     /// The device's configuration has changed.
     pub(crate) fn configuration_changed(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
         self.raise(CONFIGURATION);
     }
 
@@ -41,6 +54,11 @@ impl Interrupt {
         if self.status() != 0 {
             self.raise(0);
         }
+    }
+
+    /// How often the configuration has changed.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation.load(Ordering::SeqCst)
     }
 
     /// The status register.

@@ -9,4 +9,7 @@
 //! Source of all formats: Virtual I/O Device (VIRTIO) Version 1.2, OASIS.
 
 pub(crate) mod device;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub(crate) mod interrupt;
+pub(crate) mod mmio;
