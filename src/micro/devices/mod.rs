@@ -9,6 +9,8 @@
 pub(crate) mod panic;
 pub(crate) mod power;
 pub(crate) mod serial;
+pub(crate) mod vmgenid;
+pub(crate) mod vsock;
 
 use serde::{Deserialize, Serialize};
 
