@@ -8,6 +8,7 @@
 //! ```
 //! Source of all formats: Virtual I/O Device (VIRTIO) Version 1.2, OASIS.
 
+pub(crate) mod chain;
 pub(crate) mod device;
 #[cfg(test)]
 pub(crate) mod fixture;
