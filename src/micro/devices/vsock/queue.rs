@@ -1,9 +1,9 @@
 //! The rings: packets from descriptors to the muxer and back.
 //!
 //! ```text
-//! tx kick ──┐                         ┌─ from_guest: a packet of queue 1, while the muxer listens
+//! tx kick ──┐                         ┌─ take_packet: one of queue 1, while the muxer listens
 //! rx kick ──┼─▶ process ─▶ serve ─────┤
-//! sockets ──┘   BUDGET rounds at most └─ to_guest: a packet into a buffer of queue 0
+//! sockets ──┘   BUDGET rounds at most └─ give_packet: into a buffer of queue 0
 //! event kick ─▶ TRANSPORT_RESET, once after a restore
 //! ```
 //! Invariant: no chain is held between events, so there is nothing to quiesce.
@@ -58,7 +58,7 @@ impl Queues {
         let mut used = self.tell_reset()?;
         let mut moved = true;
         for _ in 0..BUDGET {
-            moved = self.from_guest()? | self.to_guest()?;
+            moved = self.take_packet()? | self.give_packet()?;
             used |= moved;
             if !moved {
                 break;
@@ -75,7 +75,7 @@ impl Queues {
     }
 
     /// Takes a packet from the guest, if there is one.
-    fn from_guest(&mut self) -> Result<bool, Problem> {
+    fn take_packet(&mut self) -> Result<bool, Problem> {
         if !self.muxer.listens() {
             return Ok(false);
         }
@@ -98,7 +98,7 @@ impl Queues {
     }
 
     /// Gives the guest a packet, if there is one and it has a buffer.
-    fn to_guest(&mut self) -> Result<bool, Problem> {
+    fn give_packet(&mut self) -> Result<bool, Problem> {
         if !self.muxer.is_ready() {
             return Ok(false);
         }

@@ -6,7 +6,6 @@ use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use vm_memory::{Bytes, GuestAddress};
 
