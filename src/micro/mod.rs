@@ -13,9 +13,13 @@
 
 #![expect(dead_code, reason = "the engine is being put together")]
 
+mod acpi;
+mod boot;
 mod bus;
+mod cpu;
 mod devices;
 mod lane;
 mod layout;
+mod memory;
 mod notice;
 mod virtio;
