@@ -11,6 +11,7 @@ pub(crate) mod power;
 pub(crate) mod serial;
 pub(crate) mod vmgenid;
 pub(crate) mod vsock;
+pub(crate) mod watchdog;
 
 use serde::{Deserialize, Serialize};
 

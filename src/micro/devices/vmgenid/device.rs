@@ -52,8 +52,8 @@ pub(crate) fn renew(memory: &GuestMemoryMmap, power: &mut Power) -> Result<(), G
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::micro::acpi::EVENT_GENERATION_ID;
     use crate::micro::bus::Region;
-    use crate::micro::devices::power::device::EVENT_GENERATION;
     use crate::micro::notice::Notices;
     use vmm_sys_util::eventfd::EventFd;
 
@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(line.read().unwrap(), 1);
         let mut events = [0; 4];
         power.read(4, &mut events);
-        assert_eq!(events, [EVENT_GENERATION, 0, 0, 0]);
+        assert_eq!(u32::from_le_bytes(events), EVENT_GENERATION_ID);
     }
 
     #[test]
