@@ -13,6 +13,9 @@ pub(crate) mod panic;
 pub(crate) mod power;
 pub(crate) mod rng;
 pub(crate) mod serial;
+pub(crate) mod vmgenid;
+pub(crate) mod vsock;
+pub(crate) mod watchdog;
 
 pub(crate) use list::{DeviceError, of};
 pub(crate) mod balloon;

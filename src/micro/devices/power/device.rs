@@ -6,21 +6,13 @@
 use vmm_sys_util::eventfd::EventFd;
 
 use super::persist::PowerState;
+use crate::micro::acpi::{EVENT_GENERATION_ID, EVENT_POWER_BUTTON, SLEEP_TYPE_OFF};
 use crate::micro::bus::Region;
 use crate::micro::layout::{EVENT_PORT, RESET_PORT, RESET_VALUE, SLEEP_PORT};
 use crate::micro::notice::{Notice, Notices};
 
 /// Ports from [`SLEEP_PORT`] on.
 pub(crate) const PORTS: u64 = 8;
-
-/// The power button was pressed.
-pub(crate) const EVENT_POWER_BUTTON: u8 = 1;
-
-/// The generation id changed: the VM was restored.
-pub(crate) const EVENT_GENERATION: u8 = 2;
-
-/// What `\_S5` gives as the type to sleep by; any would do.
-pub(crate) const SLEEP_TYPE_S5: u8 = 5;
 
 /// SLP_EN, and SLP_TYP above which shift.
 const SLEEP_ENABLE: u8 = 1 << 5;
@@ -29,11 +21,12 @@ const SLEEP_TYPE_MASK: u8 = 7;
 
 const RESET: u64 = (RESET_PORT - SLEEP_PORT) as u64;
 const EVENT: u64 = (EVENT_PORT - SLEEP_PORT) as u64;
+const EVENT_END: u64 = EVENT + 4;
 
 /// The registers, and what waits to be read from them.
 #[derive(Debug)]
 pub(crate) struct Power {
-    events: u8,
+    events: u32,
     line: EventFd,
     /// Until the guest has said how it ends.
     notices: Option<Notices>,
@@ -60,7 +53,7 @@ impl Power {
 
     /// Says that the generation id is another one now.
     pub(crate) fn generation_changed(&mut self) {
-        self.raise(EVENT_GENERATION);
+        self.raise(EVENT_GENERATION_ID);
     }
 
     /// Which events the guest has not read yet.
@@ -70,7 +63,7 @@ impl Power {
         }
     }
 
-    fn raise(&mut self, event: u8) {
+    fn raise(&mut self, event: u32) {
         self.events |= event;
         self.interrupt();
     }
@@ -86,11 +79,21 @@ impl Power {
         }
     }
 
+    /// Byte number `place` of the events, which are then told.
+    fn take_events(&mut self, place: u64) -> u8 {
+        let mut bytes = self.events.to_le_bytes();
+        let byte = usize::try_from(place).ok();
+        let byte = byte.and_then(|place| bytes.get_mut(place));
+        let taken = byte.map(std::mem::take).unwrap_or(0);
+        self.events = u32::from_le_bytes(bytes);
+        taken
+    }
+
     fn write_byte(&mut self, register: u64, value: u8) {
         match register {
             0 if value & SLEEP_ENABLE != 0 => {
                 let sleep_type = value >> SLEEP_TYPE_SHIFT & SLEEP_TYPE_MASK;
-                if sleep_type == SLEEP_TYPE_S5 {
+                if sleep_type == SLEEP_TYPE_OFF {
                     self.tell(Notice::PowerOff);
                 } else {
                     tracing::debug!(sleep_type, "the guest asked for a sleep that there is not");
@@ -106,7 +109,7 @@ impl Region for Power {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         for (register, byte) in (offset..).zip(data) {
             *byte = match register {
-                EVENT => std::mem::take(&mut self.events),
+                EVENT..EVENT_END => self.take_events(register - EVENT),
                 _ => 0,
             };
         }
@@ -181,7 +184,7 @@ mod tests {
         old.press_button();
         let (mut new, line, _told) = power(Some(&old.save()));
         assert_eq!(line.read().unwrap(), 1);
-        assert_eq!(events(&mut new), u32::from(EVENT_POWER_BUTTON));
+        assert_eq!(events(&mut new), EVENT_POWER_BUTTON);
         let (_power, line, _told) = power(Some(&new.save()));
         assert!(line.read().is_err());
     }

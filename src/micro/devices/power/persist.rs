@@ -5,5 +5,5 @@ use serde::{Deserialize, Serialize};
 /// Events that the guest had not read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PowerState {
-    pub(super) events: u8,
+    pub(super) events: u32,
 }
