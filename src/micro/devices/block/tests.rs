@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tempfile::{NamedTempFile, TempDir};
+use virtio_queue::Queue;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::backend::Backend;
 use super::device::{Block, BlockError};
@@ -562,30 +563,96 @@ fn a_save_completes_what_is_under_way_and_a_restore_goes_on() {
 }
 
 #[test]
-fn a_reset_waits_for_what_is_under_way() {
+fn a_disk_works_again_after_a_reset_during_requests() {
     for ring in BACKENDS {
         let file = file(20_480);
         let mut driver = Driver::start(open(file.path(), ring), ALL);
-        let begun = cold(&mut driver, file.path());
+        cold(&mut driver, file.path());
         driver.write(0x70, 0);
-        for (room, _) in &begun {
-            let at = GuestAddress(room.at);
-            let blank = vec![0x55; room.length as usize];
-            driver.memory.write_slice(&blank, at).unwrap();
-        }
         driver.begin(ALL);
-        let room = Buffer {
-            at: 40 << 20,
-            length: 512,
-            writable: true,
-        };
+        let room = driver.room(512);
         assert_eq!(driver.ask(IN, 4, &[room]), (OK, 513));
         assert_eq!(driver.bytes(room), pattern(8)[4 * 512..5 * 512]);
-        for (room, _) in &begun {
-            // The first bytes may have been given to the last request's header and status.
-            let bytes = driver.bytes(*room);
-            assert!(bytes[4096..].iter().all(|byte| *byte == 0x55));
+    }
+}
+
+/// Writes to `pipe` once this thread sleeps, which it does in nothing but a system call that waits.
+fn fill_when_this_thread_waits(mut pipe: std::io::PipeWriter) -> std::thread::JoinHandle<()> {
+    let thread = rustix::thread::gettid().as_raw_nonzero();
+    let state = format!("/proc/self/task/{thread}/stat");
+    std::thread::spawn(move || {
+        // proc(5): the state follows the name in parentheses. No thread, no wait.
+        while let Ok(stat) = std::fs::read_to_string(&state) {
+            if stat.contains(") S ") {
+                pipe.write_all(&[5; 512]).unwrap();
+                break;
+            }
+            std::thread::yield_now();
         }
+    })
+}
+
+#[test]
+fn finishing_and_dropping_wait_for_what_is_under_way() {
+    let ways: [fn(Requests); 2] = [
+        |mut requests| {
+            let progress = requests.finish().unwrap();
+            assert!(progress.notify, "it is used");
+            // Whatever is under way now ends with the test.
+            std::mem::forget(requests);
+        },
+        drop,
+    ];
+    for end in ways {
+        // A pipe is a disk that answers when it is told to.
+        let (pipe, writer) = std::io::pipe().unwrap();
+        let pipe = std::fs::File::from(std::os::fd::OwnedFd::from(pipe));
+        let mut backend = Backend::new(Arc::new(pipe), 4, true);
+        if backend.kind() != "io_uring" {
+            println!("SKIPPED: this kernel has no io_uring for us");
+            return;
+        }
+        let memory = memory();
+        backend.attach(memory.clone());
+        memory
+            .write_slice(&header(IN, 0), GuestAddress(HEADER_AT))
+            .unwrap();
+        let mut driver = Ring::new(&memory, TABLE_AT, 8);
+        let [head, room, status] =
+            [(HEADER_AT, 16), (DATA_AT, 512), (DATA_AT + 512, 1)].map(|(at, length)| Buffer {
+                at,
+                length,
+                writable: at != HEADER_AT,
+            });
+        driver.offer(&[head, room, status]);
+        let mut requests = requests(driver.queue(), &memory, backend);
+        assert_eq!(requests.process().unwrap(), Progress::default());
+        assert_eq!(driver.used(), 0, "it is under way");
+        // As the device keeps it.
+        let backend = Arc::clone(&requests.backend);
+        let filler = fill_when_this_thread_waits(writer);
+        end(requests);
+        let mut read = [0; 512];
+        memory.read_slice(&mut read, GuestAddress(DATA_AT)).unwrap();
+        assert_eq!(read, [5; 512], "it was waited for");
+        filler.join().unwrap();
+        drop(backend);
+    }
+}
+
+/// A queue of a read-only disk of 8 sectors, on no lane.
+fn requests(queue: Queue, memory: &GuestMemoryMmap, backend: Backend) -> Requests {
+    Requests {
+        index: 0,
+        queue,
+        memory: memory.clone(),
+        shape: Shape {
+            sectors: 8,
+            readonly: true,
+            features: ALL,
+        },
+        id: [0; 20],
+        backend: Arc::new(Mutex::new(backend)),
     }
 }
 
@@ -769,14 +836,7 @@ proptest! {
         let opened = std::fs::File::open(file.path()).unwrap();
         let mut backend = Backend::new(Arc::new(opened), 4, ring);
         backend.attach(memory.clone());
-        let mut requests = Requests {
-            index: 0,
-            queue: driver.queue(),
-            memory: memory.clone(),
-            shape: Shape { sectors: 8, readonly: true, features: ALL },
-            id: [0; 20],
-            backend: Arc::new(Mutex::new(backend)),
-        };
+        let mut requests = requests(driver.queue(), &memory, backend);
         let mut finished = Ok(Progress::default());
         for _ in 0..heads.len() {
             finished = requests.process().and_then(|_| requests.finish());
