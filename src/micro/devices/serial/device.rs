@@ -198,12 +198,13 @@ mod tests {
     fn a_hub_that_is_stuck_costs_one_second_in_all() {
         let (console, serial, _line) = serial(None);
         let hub = console.terminal().unwrap();
+        // More than a pty holds; a second each would be a day.
         let begun = Instant::now();
-        for _ in 0..200_000 {
+        for _ in 0..100_000 {
             put(&serial, DATA, b'a');
         }
         let passed = begun.elapsed();
-        assert!((1..5).contains(&passed.as_secs()), "{passed:?}");
+        assert!((1..20).contains(&passed.as_secs()), "{passed:?}");
         // And when it reads again, it sees what the guest then prints.
         let mut buffer = [0; 4096];
         while poll(

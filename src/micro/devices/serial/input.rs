@@ -31,7 +31,8 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    /// The input of `serial`, which is on `console`.
+    /// The input of `serial`, which is on `console`. One of a console at a time may be on a lane:
+    /// when a guest reboots, the last one is taken off first.
     pub(crate) fn new(console: &Arc<Console>, serial: &Shared<Serial>) -> Self {
         Self {
             console: Arc::clone(console),

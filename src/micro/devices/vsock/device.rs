@@ -42,7 +42,7 @@ pub(crate) struct Vsock {
 
 impl Vsock {
     /// The device of guest `cid`, whose socket is `path`; dropping it and its handler removes the
-    /// socket's file. `saved` is given for a guest that is restored.
+    /// socket's file, so the last device of a path goes before the next one comes. `saved` is given for a guest that is restored.
     ///
     /// # Errors
     /// The socket cannot be made.
