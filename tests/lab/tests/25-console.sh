@@ -21,7 +21,10 @@ console.expect(r"(?i)help|disconnect|detach|leave", 20, start)
 console.send(b"cat -v\n")
 console.send(ESCAPE + ESCAPE + b"\n")
 console.expect(r"\^\]", 20, start)
+# What is typed before the shell is back is thrown away with `cat`.
+start = len(console.text)
 console.send(b"\x03")
+console.expect(r"root@\S+:\S*# ", 20, start)
 assert console.leave() == 0, console.code
 
 # Two viewers see the history, and what either types.

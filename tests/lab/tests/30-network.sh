@@ -16,6 +16,7 @@ lab_two_nics_have_their_addresses_and_pass_tcp_both_ways() { # 300 s
     done < <(vm_field net '.network_configs[] | .mac + " " + .network.ip')
     assert_eq $number 2 "NICs seen"
 
+    address=$(vm_field net '.network_configs[0].network.ip')
     assert_has "$(curl -sf -m 30 "http://$address/")" "hello" "the guest's page"
     mkdir -p /lab/www
     head -c 5000000 /dev/urandom >/lab/www/data
