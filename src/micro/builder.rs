@@ -89,7 +89,14 @@ pub(super) fn restore(site: Site<'_>, from: &Path) -> Result<Vm, Error> {
     let saved: Saved = file::read(&from.join(STATE))?;
     saved.check(spec, devices::count(spec))?;
     let memory = open(&from.join(MEMORY))?;
-    let ram = GuestRam::from_file(&memory, 0, spec.memory.size)?;
+    let ram = if spec.memory.hugepages {
+        // The host's pool has pages for anonymous memory alone.
+        let ram = GuestRam::allocate(spec.memory.size, true)?;
+        ram.fill_from(&memory, 0)?;
+        ram
+    } else {
+        GuestRam::from_file(&memory, 0, spec.memory.size)?
+    };
     let kvm = Kvm::new().map_err(|error| Error::Kvm(error.into()))?;
     let before = Before {
         watchdog: saved.watchdog.as_ref(),

@@ -1,5 +1,6 @@
 //! What this engine refuses. Pure; asked before anything is created.
 
+use super::devices::net::device as net;
 use super::layout;
 use crate::units::ByteSize;
 use crate::vm::spec::{Boot, Disk, Nic, QUEUE_SIZE, VmSpec};
@@ -15,9 +16,6 @@ const MAX_DEVICES: usize = 4096 - 16;
 
 /// Lanes, and queues of a device, that bring anything.
 const MAX_QUEUES: u16 = 256;
-
-/// The shortest MTU of IPv4 (RFC 791).
-const MIN_MTU: u16 = 68;
 
 /// The rest of the sentence "the micro engine cannot ...", or nothing.
 pub(super) fn check(spec: &VmSpec) -> Result<(), String> {
@@ -58,13 +56,7 @@ fn check_disk(disk: &Disk) -> Result<(), String> {
 }
 
 fn check_nic(nic: &Nic) -> Result<(), String> {
-    if nic.mtu < MIN_MTU {
-        return Err(format!(
-            "run {} with an MTU of {}: the least is {MIN_MTU}",
-            nic.tap, nic.mtu
-        ));
-    }
-    check_queues(nic.queue_pairs)
+    net::check(nic).map_err(|why| format!("have such a NIC: {why}"))
 }
 
 fn check_queues(queues: u16) -> Result<(), String> {

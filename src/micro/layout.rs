@@ -15,9 +15,6 @@ pub(crate) const HOLE_START: u64 = 3 << 30;
 /// Where RAM that does not fit below the hole begins.
 pub(crate) const HIGH_RAM_START: u64 = 4 << 30;
 
-/// End of the conventional memory that the kernel may use below 1 MiB (the old EBDA).
-pub(crate) const LOW_RAM_END: u64 = 0x9_fc00;
-
 /// ACPI tables, the root pointer first: Linux looks for it between here and 1 MiB.
 pub(crate) const ACPI_START: u64 = 0xe_0000;
 
@@ -27,7 +24,7 @@ pub(crate) const ACPI_END: u64 = 0x10_0000;
 /// Where kernels are loaded.
 pub(crate) const KERNEL_START: u64 = 0x10_0000;
 
-/// A page that the generation id stands in (`devices::vmgenid`); the last below [`LOW_RAM_END`].
+/// A page that the generation id stands in (`devices::vmgenid`); reserved from here to 640 KiB.
 pub(crate) const GENERATION_ID: u64 = 0x9_e000;
 
 /// First virtio-mmio device.
@@ -67,7 +64,7 @@ pub(crate) const RESET_PORT: u16 = 0x602;
 pub(crate) const RESET_VALUE: u8 = 1;
 
 /// Which events the generic event device has to tell, four bytes: reading takes them
-/// (`devices::power::EVENT_*`).
+/// (`acpi::EVENT_*`).
 pub(crate) const EVENT_PORT: u16 = 0x604;
 
 /// Interrupt line of the generic event device.

@@ -11,11 +11,12 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -70,6 +71,7 @@ fn begin(
     spec: &VmSpec,
     build: impl FnOnce(Site<'_>) -> Result<Vm, Error>,
 ) -> Result<MicroMachine, Error> {
+    raise_descriptor_limit();
     let (sender, incoming) = channel();
     let notices = Notices::new(sender);
     listen_to_signals(notices.clone()).map_err(Error::Signals)?;
@@ -96,6 +98,17 @@ fn begin(
         shared,
         events: Mutex::new(Some(happened)),
     })
+}
+
+/// Each queue of a device takes four descriptors: an image of many layers, on many CPUs, more than the
+/// usual soft limit of 1024.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        // Most VMs need no more than there are.
+        tracing::warn!(%error, "the limit on descriptors cannot be raised");
+    }
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
@@ -242,10 +255,7 @@ impl Life {
             return self.incoming.recv().ok();
         };
         let patience = deadline.saturating_duration_since(Instant::now());
-        match self.incoming.recv_timeout(patience) {
-            Ok(notice) => Some(notice),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.incoming.recv_timeout(patience).ok()
     }
 
     /// Lets the VM go and builds it anew; or tells why it ends instead.

@@ -11,8 +11,6 @@
 //! x86-64 only. What aarch64 would need stands in `layout` (addresses), `boot` (the Image format and a
 //! device tree in place of ACPI), `cpu` (registers) and the GIC in place of the IOAPIC.
 
-#![expect(dead_code, reason = "the engine is being put together")]
-
 mod acpi;
 mod boot;
 mod builder;

@@ -7,7 +7,7 @@ use crate::network::{self, NetworkRecord};
 use crate::units::{ByteSize, VmId, VmName};
 use crate::vm::VmConfig;
 use crate::vm::cmdline::{self, InterfaceAddress};
-use crate::vm::spec::{self, Boot, Cpus, Disk, DiskFormat, Memory, Nic, Paths, VmSpec};
+use crate::vm::spec::{self, Boot, Cpus, Disk, DiskFormat, Memory, Nic, Paths, VmSpec, Vsock};
 
 /// A VM may grow to this many processors, or to the host's where those are fewer: tables for more
 /// cost every guest boot time.
@@ -15,6 +15,10 @@ const MAX_CPU_ROOM: u32 = 16;
 
 /// A guest with less memory has none to give back, so it gets no balloon.
 const MIN_BALLOONED: ByteSize = ByteSize::from_mib(256);
+
+/// Address of every guest on its virtio socket device: the first that is not reserved (vsock(7)). Each
+/// VM has a socket of its own on the host, so none need differ.
+const GUEST_CID: u32 = 3;
 
 /// The VM that is specified.
 #[derive(Debug)]
@@ -59,6 +63,10 @@ pub(super) fn specify(
         nics: network.map(nics).unwrap_or_default(),
         netns: network.map(|network| network.netns.clone()),
         watchdog: true,
+        vsock: Some(Vsock {
+            cid: GUEST_CID,
+            socket: layout.vsock_socket(),
+        }),
         paths: Paths {
             root_dir: host.layout.root().to_owned(),
             alive_lock: layout.alive_lock(),

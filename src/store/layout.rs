@@ -174,6 +174,11 @@ impl VmLayout {
         self.folder.join("api.sock")
     }
 
+    /// Where the host reaches the guest's virtio socket device.
+    pub fn vsock_socket(&self) -> PathBuf {
+        self.folder.join("vsock.sock")
+    }
+
     /// What the VM process is to run.
     pub fn spec(&self) -> PathBuf {
         self.folder.join("spec.json")

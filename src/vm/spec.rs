@@ -52,6 +52,8 @@ pub struct VmSpec {
     pub netns: Option<PathBuf>,
     /// A watchdog device resets a guest that hangs.
     pub watchdog: bool,
+    /// A virtio socket device.
+    pub vsock: Option<Vsock>,
     /// Where the VM process puts its sockets and logs.
     pub paths: Paths,
 }
@@ -133,6 +135,19 @@ pub struct Nic {
     pub queue_pairs: u16,
     /// Largest packet, in bytes.
     pub mtu: u16,
+}
+
+/// A virtio socket device: connections between host and guest that need no network.
+///
+/// The host connects to `socket`, writes `CONNECT <port>\n` and reads `OK <its own port>\n`; the guest's
+/// connections to port `p` of CID 2 arrive at `<socket>_<p>`. As Firecracker has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vsock {
+    /// The guest's address; 3 or more.
+    pub cid: u32,
+    /// The host's socket.
+    pub socket: PathBuf,
 }
 
 /// Where the VM process puts its sockets and logs.

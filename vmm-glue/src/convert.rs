@@ -5,12 +5,12 @@
 
 use block::ImageType;
 use cocoon::units::ByteSize;
-use cocoon::vm::spec::{self, Boot, CONSOLE_TOKEN, DiskFormat, VmSpec};
+use cocoon::vm::spec::{self, Boot, CONSOLE_TOKEN, DiskFormat, VmSpec, Vsock};
 use net_util::MacAddr;
 use vmm::vm_config::{
     BalloonConfig, CommonConsoleConfig, ConsoleConfig, ConsoleOutputMode, CpusConfig,
     DebugConsoleConfig, DiskConfig, MemoryConfig, NetConfig, PayloadConfig, PciDeviceCommonConfig,
-    RngConfig, SerialConfig, VhostMode, VmConfig,
+    RngConfig, SerialConfig, VhostMode, VmConfig, VsockConfig,
 };
 
 /// The console that a guest finds on the terminal: virtio-console. There is no serial port, so
@@ -24,8 +24,8 @@ const HUGEPAGE_BYTES: u64 = 2 << 20;
 const O_DIRECT: bool = false;
 
 /// Slots of the PCI bus that are taken by the host bridge, virtio-console, virtio-rng, the balloon,
-/// the watchdog and pvpanic, out of [`PCI_SLOTS`].
-const PCI_SLOTS_TAKEN: usize = 6;
+/// the watchdog, vsock and pvpanic, out of [`PCI_SLOTS`].
+const PCI_SLOTS_TAKEN: usize = 7;
 
 /// Device numbers on one PCI bus (PCI Local Bus 3.0, section 3.2.2.3).
 const PCI_SLOTS: usize = 32;
@@ -76,6 +76,7 @@ pub(crate) fn vm_config(spec: &VmSpec) -> VmConfig {
     // One PCI function; by it a guest's panic is known for what it is.
     config.pvpanic = true;
     config.watchdog = spec.watchdog;
+    config.vsock = spec.vsock.as_ref().map(vsock);
     config
 }
 
@@ -164,6 +165,14 @@ fn console_on(mode: ConsoleOutputMode) -> CommonConsoleConfig {
         file: None,
         mode,
         socket: None,
+    }
+}
+
+fn vsock(vsock: &Vsock) -> VsockConfig {
+    VsockConfig {
+        pci_common: PciDeviceCommonConfig::default(),
+        cid: vsock.cid,
+        socket: vsock.socket.clone(),
     }
 }
 
@@ -275,7 +284,7 @@ mod tests {
         let cases: [(&str, Change); 7] = [
             ("without CPUs", |s| s.cpus.boot = 0),
             ("CPU", |s| s.cpus.max = 1),
-            ("room for 26", |s| s.disks = vec![s.disks[0].clone(); 27]),
+            ("room for 25", |s| s.disks = vec![s.disks[0].clone(); 26]),
             ("serial", |s| s.disks[0].serial = "x".repeat(21)),
             ("Queue count", |s| s.disks[0].queues = 9),
             ("MTU", |s| s.nics[0].mtu = 576),

@@ -1,7 +1,7 @@
 //! Which virtio devices a VM has, in the order of their addresses.
 //!
 //! ```text
-//! disks, as the specification lists them │ NICs, likewise │ rng │ balloon
+//! disks, as the specification lists them │ NICs, likewise │ rng │ balloon │ vsock
 //! ```
 //! Invariant: the order depends on nothing but the specification, so that what was saved of device `i`
 //! is for device `i`.
@@ -14,8 +14,9 @@ use super::block::device::{Block, BlockError};
 use super::net::device::Net;
 use super::net::tap::NetError;
 use super::rng::device::Rng;
+use super::vsock::{self, device::VsockError};
 use crate::micro::virtio::device::Device;
-use crate::vm::spec::VmSpec;
+use crate::vm::spec::{VmSpec, Vsock};
 
 /// A device that cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,9 @@ pub(crate) enum DeviceError {
     /// A network interface.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// The virtio socket device.
+    #[error(transparent)]
+    Vsock(#[from] VsockError),
 }
 
 /// The devices of a VM.
@@ -39,7 +43,8 @@ pub(crate) struct Devices {
 
 /// How many devices `spec`'s VM has.
 pub(crate) fn count(spec: &VmSpec) -> usize {
-    spec.disks.len() + spec.nics.len() + 1 + usize::from(spec.memory.balloon.is_some())
+    let optional = [spec.memory.balloon.is_some(), spec.vsock.is_some()];
+    spec.disks.len() + spec.nics.len() + 1 + optional.into_iter().filter(|has| *has).count()
 }
 
 /// The devices of `spec`'s VM: fresh ones, or with what was `saved` of each. A state of another kind of
@@ -73,6 +78,14 @@ pub(crate) fn of(spec: &VmSpec, saved: &[&DeviceState]) -> Result<Devices, Devic
         let device = Balloon::new(target, spec.memory.hugepages, state);
         balloon = Some(device.size());
         devices.push(Box::new(device));
+    }
+    if let Some(Vsock { cid, socket }) = &spec.vsock {
+        let state = saved.get(devices.len()).copied();
+        devices.push(Box::new(vsock::device::Vsock::new(
+            (*cid).into(),
+            socket,
+            state,
+        )?));
     }
     Ok(Devices { devices, balloon })
 }

@@ -194,6 +194,7 @@ impl IoVecs {
     }
 
     /// Bytes in total.
+    #[cfg(test)]
     pub(crate) fn length(&self) -> u64 {
         self.0.iter().map(|iovec| iovec.iov_len as u64).sum()
     }

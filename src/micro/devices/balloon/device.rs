@@ -52,6 +52,7 @@ pub(crate) struct Size {
 
 impl Size {
     /// Tells the driver how much memory the guest is to do without. It complies when it can.
+    #[cfg(test)]
     pub(crate) fn set_target(&self, target: ByteSize) {
         self.target.store(pages(target), Ordering::SeqCst);
         if let Some(interrupt) = &*lock(&self.interrupt) {

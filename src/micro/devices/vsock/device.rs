@@ -11,10 +11,6 @@ use crate::micro::devices::DeviceState;
 use crate::micro::notice::{Fault, Problem};
 use crate::micro::virtio::device::{Activation, ActiveQueue, Device, Placed};
 
-/// The CID of a guest for whom no other was asked: the first that is not reserved. The sockets tell
-/// guests apart, so all may have it.
-pub(crate) const GUEST_CID: u64 = 3;
-
 /// The device's type (virtio 1.2, 5.10.1).
 const KIND: u32 = 19;
 

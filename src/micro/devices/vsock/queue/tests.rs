@@ -11,7 +11,9 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::micro::devices::DeviceState;
-use crate::micro::devices::vsock::device::{GUEST_CID, Vsock};
+use crate::micro::devices::vsock::device::Vsock;
+
+const GUEST_CID: u64 = 3;
 use crate::micro::devices::vsock::packet::{HOST, NEITHER, NO_SEND, STREAM};
 use crate::micro::virtio::fixture::{Buffer, Driver};
 
