@@ -99,6 +99,13 @@ pub(super) const VCPU: &[Call] = &[
     ),
     // A console that takes no more bytes is waited for, for a moment.
     any(libc::SYS_ppoll),
+    // A disk that is reset waits for its requests.
+    any(libc::SYS_io_uring_enter),
+    // What vsock watches its connections with, and its clock; the watchdog's.
+    any(libc::SYS_epoll_create1),
+    any(libc::SYS_epoll_ctl),
+    any(libc::SYS_timerfd_create),
+    any(libc::SYS_timerfd_settime),
 ];
 
 /// KVM's requests of a vCPU (linux/kvm.h, type 0xae) and TUN's of a device that is activated or reset
@@ -119,6 +126,7 @@ const VCPU_REQUESTS: &[u32] = &[
     0xaead, // KVMCLOCK_CTRL
     0xaecf, // GET_XSAVE2
     0x54d0, // TUNSETOFFLOAD
+    0x54d8, // TUNSETVNETHDRSZ
     0x54d9, // TUNSETQUEUE
 ];
 
@@ -145,6 +153,8 @@ pub(super) const LANE: &[Call] = &[
     any(libc::SYS_sendto),
     any(libc::SYS_shutdown),
     only(libc::SYS_socket, 0, ALL, &[libc::AF_UNIX.cast_unsigned()]),
+    // The last who holds the socket that the host connects to removes its file.
+    any(libc::SYS_unlinkat),
     // Timers.
     any(libc::SYS_timerfd_settime),
 ];
