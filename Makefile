@@ -1,4 +1,4 @@
-# make build    the full program where Cloud Hypervisor's source can be fetched, else the root one
+# make build    the program: with both engines where Cloud Hypervisor's source can be fetched, else with micro
 # make demo     build it and watch it work
 # make test     all tests, one closing line a tier
 # make lint     clippy and rustfmt, as CI has them
@@ -21,7 +21,7 @@ build:
 		cargo build --release --locked --manifest-path vmm-glue/Cargo.toml --bin cocoon; \
 		install -D vmm-glue/target/$(TARGET)/release/cocoon target/cocoon; \
 	else \
-		echo "SKIPPED: the full build: $$why; building the root program, which links no engine yet"; \
+		echo "SKIPPED: the full build: $$why; building the root program, which links the engine micro alone"; \
 		cargo build --release --locked --bin cocoon; \
 		install -D target/$(TARGET)/release/cocoon target/cocoon; \
 	fi

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Packs folders and tar files as an OCI image layout, the same bytes for the same input.
 
-    oci.py OUT [--tag latest] [--compression gzip|zstd|none] [--cmd /sbin/init] LAYER...
+    oci.py OUT [--base LAYOUT] [--tag latest] [--compression gzip|zstd|none] [--cmd /sbin/init] LAYER...
 
-A LAYER is a folder or a tar file; the first is the lowest. OUT is created, and must not exist.
+A LAYER is a folder or a tar file; the first is the lowest, on top of the layers of LAYOUT, which are
+taken over as they are. OUT is created, and must not exist.
 Folders are read as they are: owners, modes, times, links, devices and extended attributes.
 """
 
@@ -56,6 +57,22 @@ class Layout:
         return self.adopt(packed, MEDIA + "layer.v1.tar" + SUFFIX[compression]), diff_id
 
 
+    def take_over(self, base):
+        """Links a layout's layers into this one; returns the descriptor and the digest inside of each."""
+        def blob(descriptor):
+            return os.path.join(base, "blobs", *descriptor["digest"].split(":"))
+
+        manifest = read(blob(read(os.path.join(base, "index.json"))["manifests"][0]))
+        for descriptor in manifest["layers"]:
+            os.symlink(os.path.abspath(blob(descriptor)), os.path.join(self.blobs, descriptor["digest"].split(":")[1]))
+        return list(zip(manifest["layers"], read(blob(manifest["config"]))["rootfs"]["diff_ids"]))
+
+
+def read(path):
+    with open(path) as file:
+        return json.load(file)
+
+
 def sha256(path):
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -79,6 +96,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out")
     parser.add_argument("layers", nargs="+", metavar="LAYER")
+    parser.add_argument("--base")
     parser.add_argument("--tag", default="latest")
     parser.add_argument("--compression", choices=SUFFIX, default="gzip")
     parser.add_argument("--cmd", default="/sbin/init")
@@ -87,7 +105,8 @@ def main():
         sys.exit(f"oci.py: {arguments.out} exists already")
 
     layout = Layout(arguments.out)
-    layers = [layout.layer(source, arguments.compression) for source in arguments.layers]
+    layers = layout.take_over(arguments.base) if arguments.base else []
+    layers += [layout.layer(source, arguments.compression) for source in arguments.layers]
     config = layout.put({
         "architecture": "amd64", "os": "linux", "config": {"Cmd": [arguments.cmd]},
         "rootfs": {"type": "layers", "diff_ids": [diff_id for _, diff_id in layers]},

@@ -1,136 +1,219 @@
-//! From a specification to a VM that runs.
+//! From a specification, or a saved state, to a VM that runs.
 //!
 //! ```text
-//!  KVM VM, chips ─▶ RAM ─▶ lanes ─▶ devices on their buses ─▶ kernel, ACPI ─▶ vCPUs ─▶ run
+//!            ┌ allocated                        ┌ kernel, initrd, ACPI ─▶ fresh vCPUs ┐
+//!  KVM, chips, RAM ─▶ lanes ─▶ devices on buses ┤                                     ├▶ run
+//!            └ mapped from a file               └ saved vCPUs, chips, new generation ─┘
 //! ```
-//! Invariant: the fields of [`Vm`] are dropped in their order: vCPUs end first, then lanes, then what
-//! either could have used.
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use vm_memory::GuestAddress;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::acpi::{self, Platform, VirtioNode};
 use super::boot::{self, Entry};
 use super::bus::{Bus, Shared, lock};
-use super::devices;
+use super::cpu;
+use super::cpu::state::Extent;
 use super::devices::panic::device::{self as panic, Panic};
 use super::devices::power::device::{self as power, Power};
 use super::devices::serial::console::Console;
 use super::devices::serial::device::{self as serial, Serial};
 use super::devices::serial::input::Input;
+use super::devices::watchdog::device::Watchdog;
+use super::devices::watchdog::expiry::Expiry;
+use super::devices::watchdog::persist::WatchdogState;
+use super::devices::{self, Devices, vmgenid};
 use super::error::Error;
 use super::lane::Lanes;
 use super::memory::GuestRam;
 use super::notice::Notices;
+use super::snapshot::saved::Saved;
+use super::snapshot::{MEMORY, STATE, file};
 use super::vcpu::{Surroundings, Vcpus};
 use super::virtio::mmio::{QUEUE_NOTIFY, Transport};
-use super::{cpu, layout, seccomp};
+use super::vm::{Parts, Vm};
+use super::{chip, layout, seccomp};
 use crate::vm::spec::{Boot, CONSOLE_TOKEN, VmSpec};
 
 /// How the kernel calls the first serial port.
 const CONSOLE: &str = "console=ttyS0";
 
-/// A VM in this process.
-#[derive(Debug)]
-pub(super) struct Vm {
-    vcpus: Vcpus,
-    power: Shared<Power>,
-    transports: Vec<Shared<Transport>>,
-    lanes: Arc<Lanes>,
-    ram: GuestRam,
-    fd: VmFd,
+/// What a VM is built with, each time it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Site<'a> {
+    pub(super) spec: &'a VmSpec,
+    pub(super) console: &'a Arc<Console>,
+    pub(super) notices: &'a Notices,
 }
 
-impl Vm {
-    /// Asks the guest to power off.
-    pub(super) fn press_power_button(&self) {
-        lock(&self.power).press_button();
-    }
-
-    /// What there is, for people.
-    pub(super) fn describe(&self) -> Vec<String> {
-        let name = |transport: &Shared<Transport>| lock(transport).name().to_owned();
-        self.transports.iter().map(name).collect()
-    }
-}
-
-/// Builds `spec`'s VM and lets it run.
+/// Builds the VM and lets it run. `watchdog` is what its watchdog remembers of an earlier life.
 ///
 /// # Errors
 /// The host, or KVM, refused something; nothing is left of the VM.
-pub(super) fn boot(spec: &VmSpec, console: &Arc<Console>, notices: &Notices) -> Result<Vm, Error> {
-    let kvm = Kvm::new().map_err(|error| Error::Kvm(error.into()))?;
-    let fd = make_vm(&kvm)?;
+pub(super) fn boot(site: Site<'_>, watchdog: Option<&WatchdogState>) -> Result<Vm, Error> {
+    let Site { spec, .. } = site;
     let ram = GuestRam::allocate(spec.memory.size, spec.memory.hugepages)?;
-    ram.register(&fd)?;
-    let lanes = Arc::new(Lanes::start(spec.cpus.boot as usize, &seccomp::lane()?)?);
-    let mut buses = Buses::default();
-    let power = buses.legacy(&fd, &lanes, console, notices)?;
-    let mut transports = Vec::new();
-    for device in devices::of(spec, &[])? {
-        let index = transports.len();
-        let transport = Transport::new(
-            device,
-            ram.guest().clone(),
-            Arc::clone(&lanes),
-            line(&fd, layout::virtio_gsi(index))?,
-            notices.clone(),
-        )?;
-        transports.push(buses.virtio(&fd, index, transport)?);
+    let kvm = Kvm::new().map_err(|error| Error::Kvm(error.into()))?;
+    let (parts, buses) = assemble(
+        &kvm,
+        site,
+        ram,
+        Before {
+            watchdog,
+            saved: None,
+        },
+    )?;
+    vmgenid::device::begin(parts.ram.guest())?;
+    let entry = load(spec, &parts)?;
+    let vcpus = make_vcpus(&parts.fd, spec.cpus.boot)?;
+    for (number, vcpu) in (0..).zip(&vcpus) {
+        let cpuid = cpu::cpuid(&kvm, number, spec.cpus.boot)?;
+        cpu::set_up(vcpu, number, &cpuid, (number == 0).then_some(&entry))?;
     }
-    let entry = load(spec, &ram, transports.len())?;
-    let vcpus = make_vcpus(&kvm, &fd, spec.cpus.boot, &entry)?;
+    let extent = Extent::ask(&kvm, &parts.fd)?;
+    start(parts, buses, vcpus, extent, site.notices)
+}
+
+/// Builds the VM that was saved in `from`, with `site`'s files, NICs and console, and lets it run on.
+///
+/// # Errors
+/// What was saved is damaged or of another VM; the host, or KVM, refused something. Nothing is left of
+/// the VM.
+pub(super) fn restore(site: Site<'_>, from: &Path) -> Result<Vm, Error> {
+    let Site { spec, .. } = site;
+    let saved: Saved = file::read(&from.join(STATE))?;
+    saved.check(spec, devices::count(spec))?;
+    let memory = open(&from.join(MEMORY))?;
+    let ram = GuestRam::from_file(&memory, 0, spec.memory.size)?;
+    let kvm = Kvm::new().map_err(|error| Error::Kvm(error.into()))?;
+    let before = Before {
+        watchdog: saved.watchdog.as_ref(),
+        saved: Some(&saved),
+    };
+    let (parts, buses) = assemble(&kvm, site, ram, before)?;
+    let vcpus = make_vcpus(&parts.fd, spec.cpus.boot)?;
+    let extent = Extent::ask(&kvm, &parts.fd)?;
+    for ((number, vcpu), state) in (0..).zip(&vcpus).zip(&saved.vcpus) {
+        cpu::state::restore(vcpu, number, &extent, state)?;
+    }
+    chip::restore(&parts.fd, &saved.chips)?;
+    vmgenid::device::renew(parts.ram.guest(), &mut lock(&parts.power))?;
+    for transport in &parts.transports {
+        lock(transport).resume();
+    }
+    start(parts, buses, vcpus, extent, site.notices)
+}
+
+fn start(
+    parts: Parts,
+    buses: Buses,
+    vcpus: Vec<VcpuFd>,
+    extent: Extent,
+    notices: &Notices,
+) -> Result<Vm, Error> {
     let surroundings = Surroundings {
         mmio: buses.mmio,
         ports: buses.ports,
         notices: notices.clone(),
     };
-    let vcpus = Vcpus::start(vcpus, &surroundings, &seccomp::vcpu()?)?;
-    vcpus.run()?;
-    Ok(Vm {
-        vcpus,
+    let vm = Vm {
+        vcpus: Vcpus::start(vcpus, &surroundings, &seccomp::vcpu()?)?,
+        parts,
+        extent,
+        paused: AtomicBool::new(true),
+    };
+    vm.resume()?;
+    Ok(vm)
+}
+
+/// What a VM was before it is built.
+#[derive(Clone, Copy)]
+struct Before<'a> {
+    watchdog: Option<&'a WatchdogState>,
+    saved: Option<&'a Saved>,
+}
+
+/// Everything but memory's content and the vCPUs.
+fn assemble(
+    kvm: &Kvm,
+    site: Site<'_>,
+    ram: GuestRam,
+    before: Before<'_>,
+) -> Result<(Parts, Buses), Error> {
+    let Site {
+        spec,
+        console,
+        notices,
+    } = site;
+    let fd = make_vm(kvm)?;
+    ram.register(&fd)?;
+    let lanes = Arc::new(Lanes::start(spec.cpus.boot as usize, &seccomp::lane()?)?);
+    let mut buses = Buses::default();
+    let Before { watchdog, saved } = before;
+    let serial = buses.serial(&fd, &lanes, console, saved)?;
+    let power = buses.power(&fd, notices, saved)?;
+    let watchdog = spec
+        .watchdog
+        .then(|| buses.watchdog(&lanes, notices, watchdog))
+        .transpose()?;
+    let states = saved
+        .map(|saved| saved.transports.as_slice())
+        .unwrap_or_default();
+    let device_states: Vec<_> = states.iter().map(|state| &state.device).collect();
+    let Devices { devices, balloon } = devices::of(spec, &device_states)?;
+    let mut transports = Vec::new();
+    for (index, device) in devices.into_iter().enumerate() {
+        let memory = ram.guest().clone();
+        let (lanes, notices) = (Arc::clone(&lanes), notices.clone());
+        let line = line(&fd, layout::virtio_gsi(index))?;
+        let transport = match states.get(index) {
+            Some(state) => Transport::restore(device, memory, lanes, line, notices, state)?,
+            None => Transport::new(device, memory, lanes, line, notices)?,
+        };
+        transports.push(buses.virtio(&fd, index, transport)?);
+    }
+    let parts = Parts {
+        watchdog,
         power,
+        serial,
+        balloon,
         transports,
         lanes,
         ram,
         fd,
-    })
+    };
+    Ok((parts, buses))
+}
+
+fn refused(operation: &'static str) -> impl Fn(kvm_ioctls::Error) -> Error {
+    move |error| Error::Vm {
+        operation,
+        source: error.into(),
+    }
 }
 
 fn make_vm(kvm: &Kvm) -> Result<VmFd, Error> {
-    let failed = |operation| {
-        move |error: kvm_ioctls::Error| Error::Vm {
-            operation,
-            source: error.into(),
-        }
-    };
-    let fd = kvm.create_vm().map_err(failed("make a VM"))?;
+    let fd = kvm.create_vm().map_err(refused("make a VM"))?;
     fd.set_identity_map_address(layout::IDENTITY_MAP)
-        .map_err(failed("place its identity map"))?;
+        .map_err(refused("place its identity map"))?;
     let tss = usize::try_from(layout::TSS).unwrap_or(usize::MAX);
     fd.set_tss_address(tss)
-        .map_err(failed("place its task state segment"))?;
+        .map_err(refused("place its task state segment"))?;
     fd.create_irq_chip()
-        .map_err(failed("make its interrupt controllers"))?;
+        .map_err(refused("make its interrupt controllers"))?;
     Ok(fd)
-}
-
-fn event() -> Result<EventFd, Error> {
-    EventFd::new(EFD_NONBLOCK).map_err(Error::EventFd)
 }
 
 /// An interrupt line: what is written to it, KVM injects as an edge.
 fn line(fd: &VmFd, gsi: u32) -> Result<EventFd, Error> {
-    let line = event()?;
-    fd.register_irqfd(&line, gsi).map_err(|error| Error::Vm {
-        operation: "connect an interrupt line",
-        source: error.into(),
-    })?;
+    let line = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(Error::EventFd)?;
+    fd.register_irqfd(&line, gsi)
+        .map_err(refused("connect an interrupt line"))?;
     Ok(line)
 }
 
@@ -142,26 +225,51 @@ struct Buses {
 }
 
 impl Buses {
-    /// What every PC of ours has.
-    fn legacy(
+    fn serial(
         &mut self,
         fd: &VmFd,
         lanes: &Lanes,
         console: &Arc<Console>,
+        saved: Option<&Saved>,
+    ) -> Result<Shared<Serial>, Error> {
+        let line = line(fd, layout::SERIAL_GSI)?;
+        let device = Serial::new(console, line, saved.map(|saved| &saved.serial))?;
+        lanes.add(0, Box::new(Input::new(console, &device)))?;
+        self.ports
+            .insert(layout::SERIAL_PORT.into(), serial::PORTS, device.clone())?;
+        Ok(device)
+    }
+
+    /// Power, and how a guest says that it panicked.
+    fn power(
+        &mut self,
+        fd: &VmFd,
         notices: &Notices,
+        saved: Option<&Saved>,
     ) -> Result<Shared<Power>, Error> {
-        let console_port = Serial::new(console, line(fd, layout::SERIAL_GSI)?, None)?;
-        lanes.add(0, Box::new(Input::new(console, &console_port)))?;
+        let line = line(fd, layout::EVENT_GSI)?;
+        let device = Power::new(line, notices.clone(), saved.map(|saved| &saved.power));
+        let device = Arc::new(Mutex::new(device));
         self.ports
-            .insert(layout::SERIAL_PORT.into(), serial::PORTS, console_port)?;
-        let registers = Power::new(line(fd, layout::EVENT_GSI)?, notices.clone(), None);
-        let registers = Arc::new(Mutex::new(registers));
+            .insert(layout::SLEEP_PORT.into(), power::PORTS, device.clone())?;
+        let panicked = Arc::new(Mutex::new(Panic::new(notices.clone())));
         self.ports
-            .insert(layout::SLEEP_PORT.into(), power::PORTS, registers.clone())?;
-        let panic_port = Arc::new(Mutex::new(Panic::new(notices.clone())));
+            .insert(layout::PANIC_PORT.into(), panic::PORTS, panicked)?;
+        Ok(device)
+    }
+
+    fn watchdog(
+        &mut self,
+        lanes: &Lanes,
+        notices: &Notices,
+        before: Option<&WatchdogState>,
+    ) -> Result<Shared<Watchdog>, Error> {
+        let device = Watchdog::new(notices.clone(), before)?;
+        lanes.add(0, Box::new(Expiry::new(&device)?))?;
+        let port = layout::WATCHDOG_PORT.into();
         self.ports
-            .insert(layout::PANIC_PORT.into(), panic::PORTS, panic_port)?;
-        Ok(registers)
+            .insert(port, acpi::wdat::LENGTH, device.clone())?;
+        Ok(device)
     }
 
     /// Puts a virtio device on the bus, and lets KVM turn its notifications into events.
@@ -172,13 +280,10 @@ impl Buses {
         transport: Transport,
     ) -> Result<Shared<Transport>, Error> {
         let address = layout::virtio_address(index);
-        let notify = kvm_ioctls::IoEventAddress::Mmio(address + QUEUE_NOTIFY);
+        let notify = IoEventAddress::Mmio(address + QUEUE_NOTIFY);
         for (queue, kick) in (0_u32..).zip(transport.kicks()) {
             fd.register_ioevent(kick, &notify, queue)
-                .map_err(|error| Error::Vm {
-                    operation: "connect a queue's notifications",
-                    source: error.into(),
-                })?;
+                .map_err(refused("connect a queue's notifications"))?;
         }
         let transport = Arc::new(Mutex::new(transport));
         self.mmio
@@ -188,20 +293,22 @@ impl Buses {
 }
 
 /// Puts kernel, initial RAM disk and tables into memory.
-fn load(spec: &VmSpec, ram: &GuestRam, virtio: usize) -> Result<Entry, Error> {
+fn load(spec: &VmSpec, parts: &Parts) -> Result<Entry, Error> {
     let Boot::Direct {
         kernel,
         initrd,
         cmdline,
     } = &spec.boot;
+    let memory = parts.ram.guest();
+    let nodes = (0..parts.transports.len()).map(|index| VirtioNode { index });
     let platform = Platform {
         cpus: spec.cpus.boot,
-        virtio: (0..virtio).map(|index| VirtioNode { index }).collect(),
+        virtio: nodes.collect(),
         watchdog: spec.watchdog,
     };
-    let rsdp: GuestAddress = acpi::write(ram.guest(), &platform)?;
+    let rsdp = acpi::write(memory, &platform)?;
     Ok(boot::load(
-        ram.guest(),
+        memory,
         &open(kernel)?,
         Some(&open(initrd)?),
         &cmdline.replace(CONSOLE_TOKEN, CONSOLE),
@@ -217,15 +324,10 @@ fn open(path: &Path) -> Result<File, Error> {
     })
 }
 
-fn make_vcpus(kvm: &Kvm, fd: &VmFd, count: u32, entry: &Entry) -> Result<Vec<VcpuFd>, Error> {
+fn make_vcpus(fd: &VmFd, count: u32) -> Result<Vec<VcpuFd>, Error> {
     let make = |number: u32| {
-        let vcpu = fd.create_vcpu(number.into()).map_err(|error| Error::Vm {
-            operation: "make a vCPU",
-            source: error.into(),
-        })?;
-        let cpuid = cpu::cpuid(kvm, number, count)?;
-        cpu::set_up(&vcpu, number, &cpuid, (number == 0).then_some(entry))?;
-        Ok(vcpu)
+        fd.create_vcpu(number.into())
+            .map_err(refused("make a vCPU"))
     };
     (0..count).map(make).collect()
 }

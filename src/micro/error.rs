@@ -6,12 +6,17 @@ use std::path::PathBuf;
 use super::acpi::AcpiError;
 use super::boot::BootError;
 use super::bus::Overlap;
+use super::chip::ChipError;
 use super::cpu::CpuError;
 use super::devices::DeviceError;
 use super::devices::serial::device::SerialError;
+use super::devices::vmgenid::device::GenerationError;
+use super::devices::watchdog::device::WatchdogError;
 use super::lane::LaneError;
 use super::memory::MemoryError;
 use super::seccomp::SeccompError;
+use super::snapshot::file::FileError;
+use super::snapshot::saved::Misfit;
 use super::vcpu::VcpuError;
 use super::virtio::mmio::TransportError;
 use crate::units::EngineName;
@@ -44,6 +49,18 @@ pub(super) enum Error {
     Thread(#[source] io::Error),
     #[error("the VM is over")]
     Over,
+    #[error("the VM is not paused")]
+    NotPaused,
+    #[error("what was saved is of another VM")]
+    Misfit(#[from] Misfit),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Chip(#[from] ChipError),
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
+    #[error(transparent)]
+    Watchdog(#[from] WatchdogError),
     #[error(transparent)]
     Memory(#[from] MemoryError),
     #[error(transparent)]

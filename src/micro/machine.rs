@@ -10,6 +10,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -19,11 +20,12 @@ use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::builder::{self, Vm};
+use super::builder::{self, Site};
 use super::bus::lock;
 use super::devices::serial::console::Console;
 use super::error::{Error, chain};
 use super::notice::{Notice, Notices};
+use super::vm::Vm;
 use crate::vm::spec::VmSpec;
 use crate::vmm::Machine;
 use crate::vmm::engine::{EngineError, Event, StopReason};
@@ -53,31 +55,47 @@ struct Shared {
 /// # Errors
 /// As [`crate::vmm::Engine::boot`].
 pub(super) fn boot(spec: &VmSpec) -> Result<MicroMachine, EngineError> {
-    let start = || -> Result<MicroMachine, Error> {
-        let (sender, incoming) = channel();
-        let notices = Notices::new(sender);
-        listen_to_signals(notices.clone()).map_err(Error::Signals)?;
-        let console = Console::open().map_err(Error::Terminal)?;
-        let vm = builder::boot(spec, &console, &notices)?;
-        let shared = Arc::new(Shared {
-            spec: spec.clone(),
-            console,
-            notices,
-            vm: Mutex::new(Some(vm)),
-        });
-        let (events, happened) = channel();
-        let life = Life {
-            shared: Arc::clone(&shared),
-            incoming,
-            events,
-        };
-        spawn("life", move || life.follow()).map_err(Error::Thread)?;
-        Ok(MicroMachine {
-            shared,
-            events: Mutex::new(Some(happened)),
-        })
+    begin(spec, |site| builder::boot(site, None)).map_err(|error| error.during("boot the VM"))
+}
+
+/// Brings the VM saved in `from` to life in this process.
+///
+/// # Errors
+/// As [`crate::vmm::Engine::restore`].
+pub(super) fn restore(spec: &VmSpec, from: &Path) -> Result<MicroMachine, EngineError> {
+    begin(spec, |site| builder::restore(site, from)).map_err(|error| error.during("restore the VM"))
+}
+
+fn begin(
+    spec: &VmSpec,
+    build: impl FnOnce(Site<'_>) -> Result<Vm, Error>,
+) -> Result<MicroMachine, Error> {
+    let (sender, incoming) = channel();
+    let notices = Notices::new(sender);
+    listen_to_signals(notices.clone()).map_err(Error::Signals)?;
+    let console = Console::open().map_err(Error::Terminal)?;
+    let vm = build(Site {
+        spec,
+        console: &console,
+        notices: &notices,
+    })?;
+    let shared = Arc::new(Shared {
+        spec: spec.clone(),
+        console,
+        notices,
+        vm: Mutex::new(Some(vm)),
+    });
+    let (events, happened) = channel();
+    let life = Life {
+        shared: Arc::clone(&shared),
+        incoming,
+        events,
     };
-    start().map_err(|error| error.during("boot the VM"))
+    spawn("life", move || life.follow()).map_err(Error::Thread)?;
+    Ok(MicroMachine {
+        shared,
+        events: Mutex::new(Some(happened)),
+    })
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
@@ -131,15 +149,34 @@ impl Machine for MicroMachine {
         Ok(())
     }
 
+    fn pause(&self) -> Result<(), EngineError> {
+        self.with("pause the VM", |vm| {
+            vm.pause().inspect_err(|_| {
+                // The error that is returned says more than one of going on.
+                let _ = vm.resume();
+            })
+        })
+    }
+
+    fn resume(&self) -> Result<(), EngineError> {
+        self.with("resume the VM", |vm| match vm.is_paused() {
+            true => vm.resume(),
+            false => Ok(()),
+        })
+    }
+
+    fn save(&self, into: &Path) -> Result<(), EngineError> {
+        self.with("save the VM", |vm| vm.save(into))
+    }
+
     fn info(&self) -> Result<serde_json::Value, EngineError> {
         let spec = &self.shared.spec;
         self.with("describe the VM", |vm| {
-            Ok(json!({
-                "state": "Running",
-                "cpus": { "boot_vcpus": spec.cpus.boot },
-                "memory": { "size": spec.memory.size, "hugepages": spec.memory.hugepages },
-                "devices": vm.describe(),
-            }))
+            let mut told = vm.describe();
+            told["cpus"] = json!({ "boot_vcpus": spec.cpus.boot });
+            told["memory"] =
+                json!({ "size": spec.memory.size, "hugepages": spec.memory.hugepages });
+            Ok(told)
         })
     }
 }
@@ -214,6 +251,7 @@ impl Life {
     /// Lets the VM go and builds it anew; or tells why it ends instead.
     fn reboot(&self) -> Result<Option<StopReason>, Error> {
         let mut vm = lock(&self.shared.vm);
+        let watchdog = vm.as_ref().and_then(Vm::watchdog_after_reset);
         drop(vm.take());
         // What the old VM still said is of no interest, but a wish to end it is.
         if self
@@ -229,7 +267,12 @@ impl Life {
             notices,
             ..
         } = &*self.shared;
-        *vm = Some(builder::boot(spec, console, notices)?);
+        let site = Site {
+            spec,
+            console,
+            notices,
+        };
+        *vm = Some(builder::boot(site, watchdog.as_ref())?);
         Ok(None)
     }
 }

@@ -31,6 +31,9 @@ mod seccomp;
 mod snapshot;
 mod vcpu;
 mod virtio;
+mod vm;
+
+use std::path::Path;
 
 use crate::units::EngineName;
 use crate::vm::spec::VmSpec;
@@ -59,5 +62,9 @@ impl Engine for Micro {
 
     fn boot(&self, spec: &VmSpec) -> Result<Box<dyn Machine>, EngineError> {
         Ok(Box::new(machine::boot(spec)?))
+    }
+
+    fn restore(&self, spec: &VmSpec, from: &Path) -> Result<Box<dyn Machine>, EngineError> {
+        Ok(Box::new(machine::restore(spec, from)?))
     }
 }

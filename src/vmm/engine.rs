@@ -1,6 +1,7 @@
 //! What an engine must do. Implemented by `micro`, and by `vmm-glue` for Cloud Hypervisor.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::mpsc::Receiver;
 
 use crate::vm::spec::{EngineName, VmSpec};
@@ -28,6 +29,19 @@ pub trait Engine: Sync + std::fmt::Debug {
     /// The VM could not be created or booted; nothing of it is left in this process that would
     /// keep it from ending.
     fn boot(&self, spec: &VmSpec) -> Result<Box<dyn Machine>, EngineError>;
+
+    /// Brings a saved VM to life in this process, in place of [`Engine::boot`]: under the same rules,
+    /// and on return its virtual processors run.
+    ///
+    /// `from` is what [`Machine::save`] filled; several processes may restore from it at once. It
+    /// must stay as it is for as long as the VM lives, since memory may be read from it when the
+    /// guest needs it. `spec` has the shape of the saved VM (processors, memory, disks, NICs) but
+    /// may name other files, TAP devices and sockets; the disks hold what they held at the save.
+    ///
+    /// # Errors
+    /// `from` is not of this engine or is damaged, `spec` has another shape, or the host refused
+    /// something; as with a failed boot, nothing of the VM is left.
+    fn restore(&self, spec: &VmSpec, from: &Path) -> Result<Box<dyn Machine>, EngineError>;
 }
 
 /// A running VM of this process.
@@ -56,6 +70,26 @@ pub trait Machine: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// The engine refused; the caller may end the process instead.
     fn power_off(&self) -> Result<(), EngineError>;
+
+    /// Halts the guest: on return no virtual processor runs, and nothing of this process writes to
+    /// the guest's memory or disks. The VM may be paused already.
+    ///
+    /// # Errors
+    /// The engine refused; the guest runs as before.
+    fn pause(&self) -> Result<(), EngineError>;
+
+    /// Lets a paused guest go on. The VM may be running already.
+    ///
+    /// # Errors
+    /// The engine refused; the guest is still halted.
+    fn resume(&self) -> Result<(), EngineError>;
+
+    /// Writes memory and state of the paused VM into `into`, an empty folder; its disks are the
+    /// caller's to copy before it resumes.
+    ///
+    /// # Errors
+    /// The VM runs, or the folder cannot be written; the VM is as it was, the folder is rubbish.
+    fn save(&self, into: &Path) -> Result<(), EngineError>;
 
     /// Measures of the running VM, in the engine's own words, for `vm inspect`.
     ///

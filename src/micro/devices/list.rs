@@ -1,12 +1,15 @@
 //! Which virtio devices a VM has, in the order of their addresses.
 //!
 //! ```text
-//! disks, as the specification lists them │ NICs, likewise │ rng
+//! disks, as the specification lists them │ NICs, likewise │ rng │ balloon
 //! ```
 //! Invariant: the order depends on nothing but the specification, so that what was saved of device `i`
 //! is for device `i`.
 
+use std::sync::Arc;
+
 use super::DeviceState;
+use super::balloon::device::{Balloon, Size};
 use super::block::device::{Block, BlockError};
 use super::net::device::Net;
 use super::net::tap::NetError;
@@ -25,14 +28,26 @@ pub(crate) enum DeviceError {
     Net(#[from] NetError),
 }
 
-/// The devices of `spec`'s VM: fresh ones, or with what was `saved` of each.
+/// The devices of a VM.
+#[derive(Debug)]
+pub(crate) struct Devices {
+    /// In the order of their addresses.
+    pub(crate) devices: Vec<Box<dyn Device>>,
+    /// Of the balloon, if there is one.
+    pub(crate) balloon: Option<Arc<Size>>,
+}
+
+/// How many devices `spec`'s VM has.
+pub(crate) fn count(spec: &VmSpec) -> usize {
+    spec.disks.len() + spec.nics.len() + 1 + usize::from(spec.memory.balloon.is_some())
+}
+
+/// The devices of `spec`'s VM: fresh ones, or with what was `saved` of each. A state of another kind of
+/// device is none here; the transport refuses it.
 ///
 /// # Errors
 /// A file or interface cannot be opened, or is not as it was saved.
-pub(crate) fn of(
-    spec: &VmSpec,
-    saved: &[&DeviceState],
-) -> Result<Vec<Box<dyn Device>>, DeviceError> {
+pub(crate) fn of(spec: &VmSpec, saved: &[&DeviceState]) -> Result<Devices, DeviceError> {
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
     for disk in &spec.disks {
         let state = match saved.get(devices.len()) {
@@ -49,5 +64,15 @@ pub(crate) fn of(
         devices.push(Box::new(Net::open(nic, state)?));
     }
     devices.push(Box::new(Rng));
-    Ok(devices)
+    let mut balloon = None;
+    if let Some(target) = spec.memory.balloon {
+        let state = match saved.get(devices.len()) {
+            Some(DeviceState::Balloon(state)) => Some(state),
+            _ => None,
+        };
+        let device = Balloon::new(target, spec.memory.hugepages, state);
+        balloon = Some(device.size());
+        devices.push(Box::new(device));
+    }
+    Ok(Devices { devices, balloon })
 }

@@ -6,6 +6,7 @@
 //! persist.rs    what is saved of it, and the device made anew from that
 //! ```
 
+pub(crate) mod balloon;
 pub(crate) mod block;
 mod list;
 pub(crate) mod net;
@@ -17,8 +18,7 @@ pub(crate) mod vmgenid;
 pub(crate) mod vsock;
 pub(crate) mod watchdog;
 
-pub(crate) use list::{DeviceError, of};
-pub(crate) mod balloon;
+pub(crate) use list::{DeviceError, Devices, count, of};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,8 +30,7 @@ pub(crate) enum DeviceState {
     /// A disk's.
     Block(block::persist::State),
     /// A network interface's.
-    /// A memory balloon.
-    Balloon(balloon::persist::State),
-    /// A network interface.
     Net(net::persist::State),
+    /// The balloon's.
+    Balloon(balloon::persist::State),
 }

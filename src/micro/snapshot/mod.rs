@@ -7,6 +7,7 @@
 //! ```
 
 pub(crate) mod file;
+pub(crate) mod saved;
 
 /// Name of the state file in a snapshot's folder.
 pub(crate) const STATE: &str = "state";

@@ -1,5 +1,6 @@
 # The lab itself: what the other tests stand on. Needs no cocoon.
 # images: tiny
+# engines: none
 
 lab_kvm_makes_a_virtual_machine() {
     python3 - <<'EOF'
@@ -28,10 +29,10 @@ lab_cni_bridge_adds_and_deletes() {
     cni_setup 1400
     ip netns add cni-probe
     local plugin=/opt/cni/bin/bridge config
-    config=$(json '{**d["plugins"][0], "cniVersion": d["cniVersion"], "name": d["name"]}' </etc/cni/net.d/10-lab.conflist)
+    config=$(json '.plugins[0] + {cniVersion, name}' </etc/cni/net.d/10-lab.conflist)
     export CNI_CONTAINERID=probe CNI_NETNS=/var/run/netns/cni-probe CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin
     local address
-    address=$(CNI_COMMAND=ADD $plugin <<<"$config" | json 'd["ips"][0]["address"]')
+    address=$(CNI_COMMAND=ADD $plugin <<<"$config" | json '.ips[0].address')
     assert_has "$(ip -n cni-probe addr show eth0)" "$address" "eth0 of the namespace"
     assert_has "$(ip -n cni-probe link show eth0)" "mtu 1400" "eth0 of the namespace"
     ip netns exec cni-probe ping -c 1 -W 5 10.88.0.1

@@ -6,7 +6,7 @@ lab_debian_boots_to_login_with_its_network() { # 900 s
     cocoon vm run --name debian --memory 1G --cpu 2 --nics 2 --storage 4G "$REGISTRY/debian12:latest"
     wait_console debian "debian login:" "$DEBIAN_BOOT_SECONDS"
     local address
-    address=$(vm_field debian '" ".join(n["network"]["ip"] for n in d["network_configs"])')
+    address=$(vm_field debian '[.network_configs[].network.ip] | join(" ")')
     PYTHONPATH=$LAB/guest python3 - "$COCOON_BIN" "$COCOON_ROOT" "${address% *}" "${address#* }" <<'EOF'
 import sys
 from console import Console
@@ -31,6 +31,6 @@ console.send(b"exit\n")
 assert console.leave() == 0
 EOF
     cocoon vm stop debian
-    assert_eq "$(vm_field debian 'd["state"]')" stopped "state"
+    assert_eq "$(vm_field debian .state)" stopped "state"
     console_log_has debian "Power down|poweroff.target|System Power Off" || fail "the guest did not shut down in order"
 }

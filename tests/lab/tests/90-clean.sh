@@ -7,7 +7,7 @@ lab_nothing_is_left_after_rm_and_gc() { # 400 s
     refused "no-such" cocoon vm rm no-such never-started
     cocoon vm rm --force last never-started
     local image
-    for image in $(cocoon image list -o json | json '" ".join(i["name"] for i in d)'); do
+    for image in $(cocoon image list -o json | json 'map(.name) | join(" ")'); do
         cocoon image rm "$image"
     done
     cocoon gc
@@ -18,13 +18,4 @@ lab_nothing_is_left_after_rm_and_gc() { # 400 s
     assert_eq "$(ip -o link | grep -E ' (veth|tap)' || true)" "" "links"
     assert_eq "$(find "$COCOON_ROOT/blobs" "$COCOON_ROOT/boot" -type f 2>/dev/null)" "" "blobs and boot files"
     assert_eq "$(find "$COCOON_ROOT/run/vms" -mindepth 1 2>/dev/null)" "" "folders of VMs"
-}
-
-lab_gc_dry_run_lists_and_deletes_nothing() { # 240 s
-    need_image tiny
-    cocoon image rm "$REGISTRY/tiny:latest"
-    local before
-    before=$(find "$COCOON_ROOT/blobs" -type f | sort)
-    [ -n "$(cocoon gc --dry-run 2>&1)" ] || fail "gc --dry-run says nothing"
-    assert_eq "$(find "$COCOON_ROOT/blobs" -type f | sort)" "$before" "blobs"
 }

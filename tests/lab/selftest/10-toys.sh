@@ -1,0 +1,38 @@
+# Tests of the lab's own: some end the lab host they run in. /run/lab is this run's folder of results,
+# which a new lab host finds as the dead one left it.
+# engines: none
+
+lab_before_a_death() {
+    # That it is not run again after a death.
+    [ ! -e /run/lab/ran-before ] || fail "it ran a second time"
+    touch /run/lab/ran-before
+}
+
+lab_dies_once_by_panic() {
+    [ ! -e /run/lab/panicked ] || return 0
+    touch /run/lab/panicked
+    echo c >/proc/sysrq-trigger
+    sleep 60
+}
+
+lab_dies_always_by_poweroff() {
+    echo o >/proc/sysrq-trigger
+    sleep 60
+}
+
+lab_dies_once_by_triple_fault() {
+    [ ! -e /run/lab/reset ] || return 0
+    touch /run/lab/reset
+    echo triple >/sys/kernel/reboot/type
+    echo 1 >/sys/kernel/reboot/force
+    echo b >/proc/sysrq-trigger
+    sleep 60
+}
+
+lab_fails_once_and_lives() {
+    [ -e /run/lab/failed ] || { touch /run/lab/failed && fail "for the first time"; }
+}
+
+lab_after_all() {
+    [ -e /run/lab/ran-before ]
+}
