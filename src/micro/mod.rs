@@ -22,6 +22,8 @@ mod chip;
 mod cpu;
 mod devices;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod lane;
 mod layout;
 mod machine;
