@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::*;
 use crate::micro::bus::Bus;
+use crate::micro::cpu;
 use crate::micro::lane::Lanes;
 use crate::micro::notice::{Fault, Notice, Notices};
 use crate::micro::vcpu::{Surroundings, Vcpus};
@@ -129,6 +130,7 @@ fn vcpus_live_under_their_filter() {
     };
     let vm = kvm.create_vm().unwrap();
     vm.create_irq_chip().unwrap();
+    let extent = cpu::state::Extent::ask(&kvm, &vm).unwrap();
     let fds = (0..2).map(|number| vm.create_vcpu(number).unwrap());
     let (notices, noticed) = channel();
     let surroundings = Surroundings {
@@ -143,7 +145,11 @@ fn vcpus_live_under_their_filter() {
     let ran = matches!(notice, Notice::VcpuFailed { .. } | Notice::Reset);
     assert!(ran, "{notice:?}");
     vcpus.pause().unwrap();
-    let saved = vcpus.each(|_, fd| fd.get_regs().is_ok() && fd.get_lapic().is_ok());
+    let saved = vcpus.each(move |number, fd| {
+        // Without KVM's clock in the guest there is nobody to tell.
+        let _ = fd.kvmclock_ctrl();
+        cpu::state::save(fd, number, &extent).is_ok()
+    });
     assert_eq!(saved.unwrap(), [true, true]);
     drop(vcpus);
 }
