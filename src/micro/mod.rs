@@ -22,7 +22,7 @@ mod chip;
 mod cpu;
 mod devices;
 mod error;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod lane;
 mod layout;
