@@ -3,6 +3,7 @@
 # make test     all tests, one closing line a tier
 # make lint     clippy and rustfmt, as CI has them
 # make fmt      format the code
+# make fuzz     give the micro engine what a hostile guest would, SECONDS=600 a target (fuzz/README.md)
 # make install  put the program into $(DESTDIR)$(PREFIX)/bin
 
 PREFIX ?= /usr/local
@@ -11,7 +12,7 @@ export COCOON_REVISION := $(shell git describe --always --dirty 2>/dev/null || e
 # Of the commit, not of the build: the same source gives the same program, and nothing is built twice.
 export COCOON_BUILT := $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 
-.PHONY: build demo test lint fmt install clean
+.PHONY: build demo test lint fmt fuzz install clean
 .NOTPARALLEL:
 
 build:
@@ -45,6 +46,16 @@ lint:
 fmt:
 	cargo fmt --all
 	cargo fmt --manifest-path vmm-glue/Cargo.toml
+
+SECONDS := 600
+FUZZ := state transport block net balloon rng vsock
+
+fuzz:
+	@cargo fuzz --version >/dev/null || { echo "fuzz/README.md says how to install cargo-fuzz"; exit 1; }
+	@for target in $(FUZZ); do \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run --debug-assertions $$target -- \
+			-max_total_time=$(SECONDS) -print_final_stats=1 || exit 1; \
+	done
 
 install: build
 	install -D -m 0755 target/cocoon $(DESTDIR)$(PREFIX)/bin/cocoon

@@ -12,6 +12,10 @@
 //!
 //! Invariant: filters are compiled before the first thread starts and installed by each thread itself,
 //! as its prologue.
+//!
+//! Two things get around a filter: what io_uring does is not looked at (a ring that works only on
+//! registered files and four kinds of requests is the disk's affair), and libc makes new processes
+//! with all signals held back, so that attempt ends the process without the line.
 
 mod calls;
 

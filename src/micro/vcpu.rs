@@ -167,19 +167,13 @@ impl Vcpu {
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{number}"))
             .spawn(move || {
-                let prepared = prologue();
-                let is_prepared = prepared.is_ok();
-                // The starter waits for it.
-                let _ = ready.send(prepared);
-                if is_prepared {
-                    Runner {
-                        number,
-                        fd,
-                        surroundings,
-                        incoming,
-                    }
-                    .live();
-                }
+                let runner = Runner {
+                    number,
+                    fd,
+                    surroundings,
+                    incoming,
+                };
+                runner.live(&prologue, &ready);
             })
             .map_err(failed)?;
         started
@@ -240,10 +234,16 @@ enum Next {
 }
 
 impl Runner {
-    fn live(mut self) {
+    fn live(mut self, prologue: &Prologue, ready: &Sender<io::Result<()>>) {
         let run = ptr::from_mut(&mut self.fd.get_kvm_run().immediate_exit);
         IMMEDIATE_EXIT.set(run);
-        let mut next = Next::Wait;
+        let prepared = prologue();
+        let mut next = match prepared {
+            Ok(()) => Next::Wait,
+            Err(_) => Next::End,
+        };
+        // The starter waits for it. Only now, when no signal can be missed, may it send commands.
+        let _ = ready.send(prepared);
         loop {
             next = match next {
                 Next::Run => self.run(),

@@ -99,26 +99,35 @@ pub(super) const VCPU: &[Call] = &[
     ),
     // A console that takes no more bytes is waited for, for a moment.
     any(libc::SYS_ppoll),
+    // A disk that is reset waits for its requests.
+    any(libc::SYS_io_uring_enter),
+    // What vsock watches its connections with, and its clock; the watchdog's.
+    any(libc::SYS_epoll_create1),
+    any(libc::SYS_epoll_ctl),
+    any(libc::SYS_timerfd_create),
+    any(libc::SYS_timerfd_settime),
 ];
 
-/// KVM's requests of a vCPU (linux/kvm.h, type 0xae) and TUN's of a device that is activated or reset
-/// (linux/if_tun.h, type `T`).
+/// KVM's requests of a vCPU that runs or is saved (linux/kvm.h, type 0xae); what sets one up is made
+/// before its thread begins. And TUN's of a device that is activated or reset (linux/if_tun.h, type
+/// `T`).
 const VCPU_REQUESTS: &[u32] = &[
     0xae80, // RUN
-    0xae81, 0xae82, // GET_REGS, SET_REGS
-    0xae83, 0xae84, // GET_SREGS, SET_SREGS
-    0xae88, 0xae89, // GET_MSRS, SET_MSRS
-    0xae8e, 0xae8f, // GET_LAPIC, SET_LAPIC
-    0xae90, 0xae91, // SET_CPUID2, GET_CPUID2
-    0xae98, 0xae99, // GET_MP_STATE, SET_MP_STATE
-    0xae9f, 0xaea0, // GET_VCPU_EVENTS, SET_VCPU_EVENTS
-    0xaea1, 0xaea2, // GET_DEBUGREGS, SET_DEBUGREGS; SET_TSC_KHZ
+    0xae81, // GET_REGS
+    0xae83, // GET_SREGS
+    0xae88, // GET_MSRS
+    0xae8e, // GET_LAPIC
+    0xae91, // GET_CPUID2
+    0xae98, // GET_MP_STATE
+    0xae9f, // GET_VCPU_EVENTS
+    0xaea1, // GET_DEBUGREGS
     0xaea3, // GET_TSC_KHZ
-    0xaea4, 0xaea5, // GET_XSAVE, SET_XSAVE
-    0xaea6, 0xaea7, // GET_XCRS, SET_XCRS
+    0xaea4, // GET_XSAVE
+    0xaea6, // GET_XCRS
     0xaead, // KVMCLOCK_CTRL
     0xaecf, // GET_XSAVE2
     0x54d0, // TUNSETOFFLOAD
+    0x54d8, // TUNSETVNETHDRSZ
     0x54d9, // TUNSETQUEUE
 ];
 
@@ -145,6 +154,8 @@ pub(super) const LANE: &[Call] = &[
     any(libc::SYS_sendto),
     any(libc::SYS_shutdown),
     only(libc::SYS_socket, 0, ALL, &[libc::AF_UNIX.cast_unsigned()]),
+    // The last who holds the socket that the host connects to removes its file.
+    any(libc::SYS_unlinkat),
     // Timers.
     any(libc::SYS_timerfd_settime),
 ];

@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::*;
 use crate::micro::bus::Bus;
+use crate::micro::cpu;
 use crate::micro::lane::Lanes;
 use crate::micro::notice::{Fault, Notice, Notices};
 use crate::micro::vcpu::{Surroundings, Vcpus};
@@ -129,6 +130,7 @@ fn vcpus_live_under_their_filter() {
     };
     let vm = kvm.create_vm().unwrap();
     vm.create_irq_chip().unwrap();
+    let extent = cpu::state::Extent::ask(&kvm, &vm).unwrap();
     let fds = (0..2).map(|number| vm.create_vcpu(number).unwrap());
     let (notices, noticed) = channel();
     let surroundings = Surroundings {
@@ -143,7 +145,11 @@ fn vcpus_live_under_their_filter() {
     let ran = matches!(notice, Notice::VcpuFailed { .. } | Notice::Reset);
     assert!(ran, "{notice:?}");
     vcpus.pause().unwrap();
-    let saved = vcpus.each(|_, fd| fd.get_regs().is_ok() && fd.get_lapic().is_ok());
+    let saved = vcpus.each(move |number, fd| {
+        // Without KVM's clock in the guest there is nobody to tell.
+        let _ = fd.kvmclock_ctrl();
+        cpu::state::save(fd, number, &extent).is_ok()
+    });
     assert_eq!(saved.unwrap(), [true, true]);
     drop(vcpus);
 }
@@ -162,7 +168,7 @@ fn a_panic_says_its_message_and_an_abort_ends_by_its_signal() {
     let output = child(name, "panic");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("on purpose"), "{said}");
-    assert!(!said.contains("seccomp"), "{said}");
+    assert!(!said.contains("forbidden"), "{said}");
     assert_eq!(output.status.signal(), Some(libc::SIGABRT));
 }
 
@@ -185,7 +191,11 @@ fn do_wrong(deed: &str) {
             };
         }
         "reach the network" => drop(std::net::UdpSocket::bind("127.0.0.1:0")),
-        "start a program" => drop(Command::new("/bin/true").status()),
+        "become a program" => {
+            let arguments = [c"/bin/true".as_ptr(), std::ptr::null()];
+            // SAFETY: both end with a null.
+            let _ = unsafe { libc::execv(arguments[0], arguments.as_ptr()) };
+        }
         "make a VM" => {
             // SAFETY: KVM_CREATE_VM of a descriptor that is no KVM does nothing.
             let _ = unsafe { libc::ioctl(0, 0xae01, 0) };
@@ -209,34 +219,20 @@ fn what_is_not_listed_is_named_and_ends_the_process() {
             .unwrap();
         unreachable!("the call was made");
     }
-    for (deed, calls) in [
-        ("open a file", &[libc::SYS_openat][..]),
-        ("make memory executable", &[libc::SYS_mmap]),
-        ("reach the network", &[libc::SYS_socket]),
-        ("make a VM", &[libc::SYS_ioctl]),
-        ("kill", &[libc::SYS_kill]),
-        // As std does it: which call comes first is its affair.
-        (
-            "start a program",
-            &[
-                libc::SYS_clone3,
-                libc::SYS_vfork,
-                libc::SYS_openat,
-                libc::SYS_socketpair,
-                libc::SYS_pipe2,
-            ],
-        ),
+    for (deed, call) in [
+        ("open a file", libc::SYS_openat),
+        ("make memory executable", libc::SYS_mmap),
+        ("reach the network", libc::SYS_socket),
+        ("make a VM", libc::SYS_ioctl),
+        ("kill", libc::SYS_kill),
+        ("become a program", libc::SYS_execve),
     ] {
         for (thread, called) in [("vcpu", "a vCPU's thread"), ("lane", "an I/O thread")] {
             let name = "what_is_not_listed_is_named_and_ends_the_process";
             let output = child(name, &format!("{thread}: {deed}"));
             let said = String::from_utf8_lossy(&output.stderr);
-            let named = calls.iter().any(|call| {
-                said.contains(&format!(
-                    "seccomp: forbidden system call {call} on {called}\n"
-                ))
-            });
-            assert!(named, "{thread}, {deed}: {said}");
+            let line = format!("seccomp: forbidden system call {call} on {called}\n");
+            assert!(said.contains(&line), "{thread}, {deed}: {said}");
             assert_eq!(
                 output.status.signal(),
                 Some(libc::SIGSYS),

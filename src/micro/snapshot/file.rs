@@ -150,7 +150,15 @@ pub(crate) fn encode<T: Serialize>(state: &T) -> Result<Vec<u8>, Damage> {
 /// # Errors
 /// They are not exactly what [`encode`] made.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Damage> {
-    let (state, rest) = postcard::take_from_bytes(open(bytes)?).map_err(Damage::Content)?;
+    unsealed(open(bytes)?)
+}
+
+/// The state in a payload.
+///
+/// # Errors
+/// [`Damage::Content`] or [`Damage::Excess`].
+pub(crate) fn unsealed<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Damage> {
+    let (state, rest) = postcard::take_from_bytes(payload).map_err(Damage::Content)?;
     match rest.len() {
         0 => Ok(state),
         more => Err(Damage::Excess(more)),

@@ -24,6 +24,7 @@ use super::mmio::{QUEUE_NOTIFY, Transport, TransportError};
 use crate::micro::bus::Region;
 use crate::micro::lane::Lanes;
 use crate::micro::notice::{Fault, Notice, Notices};
+use crate::micro::seccomp;
 
 /// An address without RAM, after [`MEMORY_END`].
 pub(crate) const NO_RAM: u64 = 16 << 20;
@@ -214,7 +215,7 @@ pub(crate) struct Driver {
 impl Driver {
     /// A guest before its driver has touched the device.
     pub(crate) fn find(device: Box<dyn Device>) -> Self {
-        let lanes = Arc::new(Lanes::start(2, &(Arc::new(|| Ok(())) as _)).unwrap());
+        let lanes = Arc::new(Lanes::start(2, &seccomp::lane().unwrap()).unwrap());
         let (memory, line) = (memory(), line());
         let (tell, notices) = channel();
         let transport = Transport::new(
@@ -440,7 +441,7 @@ impl Driver {
         saved: &[u8],
     ) -> Result<(), TransportError> {
         let state: TransportState = postcard::from_bytes(saved).unwrap();
-        let lanes = Arc::new(Lanes::start(2, &(Arc::new(|| Ok(())) as _)).unwrap());
+        let lanes = Arc::new(Lanes::start(2, &seccomp::lane().unwrap()).unwrap());
         let (tell, notices) = channel();
         let line = line();
         self.transport = Transport::restore(

@@ -125,7 +125,7 @@ mod tests {
         let line = EventFd::new(0).unwrap();
         let serial = Serial::new(&console, line.try_clone().unwrap(), None).unwrap();
         lock(&serial).write(1, &[1]);
-        let prologue: crate::micro::lane::Prologue = Arc::new(|| Ok(()));
+        let prologue = crate::micro::seccomp::lane().unwrap();
         let lanes = Lanes::start(1, &prologue).unwrap();
         lanes
             .add(0, Box::new(Input::new(&console, &serial)))

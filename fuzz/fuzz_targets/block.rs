@@ -1,0 +1,4 @@
+//! A disk.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| cocoon::micro::fuzzing::block(data));

@@ -1,0 +1,4 @@
+//! vsock.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| cocoon::micro::fuzzing::vsock(data));
