@@ -19,7 +19,10 @@ pub(crate) const HIGH_RAM_START: u64 = 4 << 30;
 pub(crate) const ACPI_START: u64 = 0xe_0000;
 
 /// End of the room for ACPI tables.
-pub(crate) const ACPI_END: u64 = 0x10_0000;
+pub(crate) const ACPI_END: u64 = RESET_VECTOR;
+
+/// Where a PC's processor starts, F000:FFF0: 16 bytes.
+pub(crate) const RESET_VECTOR: u64 = 0xf_fff0;
 
 /// Where kernels are loaded.
 pub(crate) const KERNEL_START: u64 = 0x10_0000;

@@ -38,7 +38,7 @@ pub(super) fn ranges(ram_bytes: u64) -> Vec<Range> {
     let mut map = vec![
         range(0, layout::GENERATION_ID, Kind::Ram),
         range(layout::GENERATION_ID, LOW_END, Kind::Reserved),
-        range(layout::ACPI_START, layout::ACPI_END, Kind::Reserved),
+        range(layout::ACPI_START, layout::KERNEL_START, Kind::Reserved),
     ];
     for (start, length) in layout::ram(ram_bytes) {
         let end = start + length;

@@ -20,6 +20,7 @@ mod bzimage;
 mod elf;
 mod memory_map;
 mod pvh;
+mod reset_vector;
 mod segments;
 mod zero_page;
 
@@ -230,6 +231,7 @@ pub(crate) fn load(
         address: loaded.address,
         parameters: GuestAddress(PARAMETERS),
     };
+    reset_vector::place(ram)?;
     let (segments, at) = entry.segments();
     write(ram, "segments", &segments.table(), at.0)?;
     Ok(entry)
