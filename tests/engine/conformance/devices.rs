@@ -244,7 +244,11 @@ fn memory_that_the_guest_frees_goes_back_to_the_host(lab: &Lab) {
     let begin = Instant::now();
     // The guest reports free pages two seconds after they were freed; nobody is told.
     while kib("VmRSS:") > full - FILL_KIB / 8 * 7 {
-        assert!(begin.elapsed() < SOON, "it is still {} KiB", kib("VmRSS:"));
+        let now = kib("VmRSS:");
+        assert!(
+            begin.elapsed() < SOON,
+            "{before} KiB, {full} KiB, still {now} KiB"
+        );
         thread::sleep(Duration::from_millis(100));
     }
     let millis = begin.elapsed().as_millis();
