@@ -3,13 +3,17 @@
 
 use std::error::Error as _;
 use std::mem;
+use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use vmm::api::{
     ApiAction, ApiError, ApiRequest, ApiResponsePayload, VmCounters, VmInfo, VmInfoResponse,
-    VmPowerButton, VmmShutdown,
+    VmPause, VmPowerButton, VmRestore, VmResume, VmSnapshot, VmSnapshotConfig, VmmShutdown,
 };
+use vmm::config::{MemoryRestoreMode, RestoreConfig};
+use vmm::vm::{Error as VmError, VmState};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::error::{Cause, Error, chain};
@@ -20,6 +24,9 @@ pub(crate) const PROMPT: Duration = Duration::from_secs(60);
 
 /// Wait for what reads files or gives memory back, as a boot or a shutdown of a large VM does.
 pub(crate) const PATIENT: Duration = Duration::from_secs(300);
+
+/// Between two looks at whether a VM has all its memory: nothing tells when.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The sending end of the VMM's requests.
 pub(crate) struct Client {
@@ -53,6 +60,7 @@ impl Client {
         self.wake.write(1).map_err(Error::Wake)?;
         match reply.recv_timeout(patience) {
             Ok(Ok(payload)) => Ok(payload),
+            Ok(Err(ApiError::VmSnapshot(VmError::VmRestoring))) => Err(Error::StillRestoring),
             Ok(Err(error)) => Err(Error::Refused(reason(&error))),
             Err(RecvTimeoutError::Disconnected) => Err(Error::Gone),
             Err(RecvTimeoutError::Timeout) => {
@@ -84,6 +92,61 @@ impl Client {
         self.ask(&VmPowerButton, (), PROMPT).map(drop)
     }
 
+    /// Pauses the VM, unless it is.
+    pub(crate) fn pause(&self) -> Result<(), Error> {
+        if self.info()?.state == VmState::Paused {
+            return Ok(());
+        }
+        self.ask(&VmPause, (), PATIENT).map(drop)
+    }
+
+    /// Lets the VM go on, unless it does.
+    pub(crate) fn resume(&self) -> Result<(), Error> {
+        if self.info()?.state == VmState::Running {
+            return Ok(());
+        }
+        self.ask(&VmResume, (), PATIENT).map(drop)
+    }
+
+    /// Writes the paused VM into a folder. One that was restored on demand is first given the rest
+    /// of its memory, which the VMM does by itself.
+    pub(crate) fn save(&self, into: &Path) -> Result<(), Error> {
+        let destination_url = url(into)?;
+        let deadline = Instant::now() + PATIENT;
+        loop {
+            let config = VmSnapshotConfig {
+                destination_url: destination_url.clone(),
+            };
+            match self.ask(&VmSnapshot, config, PATIENT) {
+                Err(Error::StillRestoring) if Instant::now() < deadline => {
+                    thread::sleep(LOOK_AGAIN);
+                }
+                done => return done.map(drop),
+            }
+        }
+    }
+
+    /// Restores the VM that a folder describes and lets it run. Its memory is read when the guest
+    /// wants it, or at once where the host has no userfaultfd.
+    pub(crate) fn restore(&self, from: &Path) -> Result<(), Error> {
+        let config = RestoreConfig {
+            source_url: url(from)?.into(),
+            prefault: false,
+            memory_restore_mode: MemoryRestoreMode::OnDemand,
+            net_fds: None,
+            resume: true,
+        };
+        let Err(lazily) = self.ask(&VmRestore, config.clone(), PATIENT) else {
+            return Ok(());
+        };
+        log::warn!("cannot restore on demand: {}", chain(&lazily));
+        let config = RestoreConfig {
+            memory_restore_mode: MemoryRestoreMode::Copy,
+            ..config
+        };
+        self.ask(&VmRestore, config, PATIENT).map(drop)
+    }
+
     /// Ends the VM and the VMM's main thread. A VMM that is gone already is no error, and one that
     /// fails to take its VM down ends all the same.
     pub(crate) fn shut_down(&self) -> Result<(), Error> {
@@ -95,6 +158,14 @@ impl Client {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+/// How the VMM wants a folder to be named.
+fn url(folder: &Path) -> Result<String, Error> {
+    match folder.to_str() {
+        Some(path) => Ok(format!("file://{path}")),
+        None => Err(Error::FolderPath(folder.to_owned())),
     }
 }
 

@@ -38,6 +38,30 @@ pub(crate) enum Error {
     /// The API socket's path must be text.
     #[error("the path of the API socket is not UTF-8: {}", .0.display())]
     SocketPath(PathBuf),
+    /// The path of a saved VM must be text.
+    #[error("the path of the saved VM is not UTF-8: {}", .0.display())]
+    FolderPath(PathBuf),
+    /// A file of a saved VM.
+    #[error("cannot {what} {}", path.display())]
+    Saved {
+        what: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// The configuration of a saved VM is not one.
+    #[error("{} is not the configuration of a saved VM", path.display())]
+    SavedConfig {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A saved VM can only be restored as what it was.
+    #[error("the saved VM has {saved}, this one is to have {wanted}")]
+    Shape { saved: String, wanted: String },
+    /// The VM's memory is not yet all there.
+    #[error("the VM is still being restored")]
+    StillRestoring,
     /// `/dev/kvm` is missing or unusable.
     #[error("cannot open the hypervisor")]
     Hypervisor(#[source] hypervisor::HypervisorError),

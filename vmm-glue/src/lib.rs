@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  VmSpec ──convert──▶ VmConfig
+//!  saved folder ─saved─▶ the same, for this spec
 //!                         │ requests          ┌─ Cloud Hypervisor's threads, each under seccomp ─┐
 //!  CloudMachine ──────────┴── client ───────▶ │ vmm   vcpu*  _disk* _net*  http-server  signals  │
 //!       ▲ Event                               │ event-monitor       and a child process that     │
@@ -29,8 +30,11 @@ mod error;
 mod life;
 mod machine;
 mod process;
+mod saved;
 mod terminal;
 mod threads;
+
+use std::path::Path;
 
 use cocoon::vm::spec::{EngineName, VmSpec};
 use cocoon::vmm::engine::{EngineError, Unsupported};
@@ -61,6 +65,10 @@ impl Engine for CloudHypervisor {
 
     fn boot(&self, spec: &VmSpec) -> Result<Box<dyn Machine>, EngineError> {
         Ok(Box::new(machine::boot(spec)?))
+    }
+
+    fn restore(&self, spec: &VmSpec, from: &Path) -> Result<Box<dyn Machine>, EngineError> {
+        Ok(Box::new(machine::restore(spec, from)?))
     }
 }
 

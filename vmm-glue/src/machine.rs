@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,7 @@ use vmm::api::{VmBoot, VmCreate};
 use crate::client::{Client, PATIENT};
 use crate::error::Error;
 use crate::life::{self, Life};
+use crate::saved::Staged;
 use crate::{convert, process, terminal, threads};
 
 /// A VM of this process.
@@ -33,6 +35,28 @@ pub(crate) struct CloudMachine {
 /// # Errors
 /// As [`cocoon::vmm::Engine::boot`].
 pub(crate) fn boot(spec: &VmSpec) -> Result<CloudMachine, EngineError> {
+    start(spec, |client| create_and_boot(client, spec))
+}
+
+/// Restores the VM that was saved in `from`, as `spec`'s, in this process.
+///
+/// # Errors
+/// As [`cocoon::vmm::Engine::restore`].
+pub(crate) fn restore(spec: &VmSpec, from: &Path) -> Result<CloudMachine, EngineError> {
+    let staged = Staged::new(spec, from)
+        .map_err(|error| error.during("fit the saved VM to its new place"))?;
+    start(spec, |client| {
+        client
+            .restore(staged.folder())
+            .map_err(|error| error.during("restore the VM"))
+    })
+}
+
+/// Starts a VMM, lets `bring_up` make its VM, and watches over that.
+fn start(
+    spec: &VmSpec,
+    bring_up: impl FnOnce(&Client) -> Result<(), EngineError>,
+) -> Result<CloudMachine, EngineError> {
     for nic in &spec.nics {
         tap_exists(nic).map_err(|error| error.during("find the VM's TAP devices"))?;
     }
@@ -41,9 +65,9 @@ pub(crate) fn boot(spec: &VmSpec) -> Result<CloudMachine, EngineError> {
     let (tell, notes) = channel();
     let client = threads::start(&spec.paths.api_socket, &tell)
         .map_err(|error| error.during("start the VMM's threads"))?;
-    if let Err(error) = create_and_boot(&client, spec) {
+    if let Err(error) = bring_up(&client) {
         if let Err(stuck) = life::abandon(&client, &notes) {
-            log::error!("the VMM of a VM that did not boot is still there: {stuck}");
+            log::error!("the VMM of a VM that did not start is still there: {stuck}");
         }
         return Err(error);
     }
@@ -126,6 +150,21 @@ impl Machine for CloudMachine {
         self.client
             .shut_down()
             .map_err(|error| error.during("power the VM off"))
+    }
+
+    fn pause(&self) -> Result<(), EngineError> {
+        let paused = self.client.pause();
+        paused.map_err(|error| error.during("pause the VM"))
+    }
+
+    fn resume(&self) -> Result<(), EngineError> {
+        let resumed = self.client.resume();
+        resumed.map_err(|error| error.during("resume the VM"))
+    }
+
+    fn save(&self, into: &Path) -> Result<(), EngineError> {
+        let saved = self.client.save(into);
+        saved.map_err(|error| error.during("save the VM"))
     }
 
     fn info(&self) -> Result<serde_json::Value, EngineError> {

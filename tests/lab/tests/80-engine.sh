@@ -1,0 +1,31 @@
+# The engines by themselves, at the port: the conformance cases of tests/engine, whose program
+# tests/tier builds for each engine. Cases that take minutes: COCOON_ENGINE_LONG=1.
+# images: guest
+
+# engine_cases GROUP runs a group of cases, which closes with its figures.
+engine_cases() {
+    local variable=ENGINE_TESTS_${LAB_ENGINE//-/_} code=0
+    [ -n "${!variable:-}" ] || skip "no test program of this engine: $variable is not set"
+    # What it saves is large; the system's own temporary folder is memory here.
+    mkdir -p /lab/engine
+    export TMPDIR=/lab/engine COCOON_ENGINE_GUEST=${LAB_IMAGE_guest%/oci}
+    "${!variable}" "$1::" || code=$?
+    rm -rf /lab/engine
+    return $code
+}
+
+lab_engine_begins_and_ends_vms() { # 400 s
+    engine_cases life
+}
+
+lab_engine_has_the_devices_of_the_spec() { # 500 s
+    engine_cases devices
+}
+
+lab_engine_saves_and_restores() { # 500 s
+    engine_cases saved
+}
+
+lab_engine_has_what_it_alone_has() { # 200 s
+    engine_cases special
+}
