@@ -4,7 +4,7 @@
 
 # engine_cases GROUP runs a group of cases, which closes with its figures.
 engine_cases() {
-    local variable=ENGINE_TESTS_${LAB_ENGINE//-/_} code=0
+    local variable=ENGINE_TESTS_${COCOON_ENGINE//-/_} code=0
     [ -n "${!variable:-}" ] || skip "no test program of this engine: $variable is not set"
     # What it saves is large; the system's own temporary folder is memory here.
     mkdir -p /lab/engine

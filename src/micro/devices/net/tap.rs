@@ -44,6 +44,15 @@ mod ioctl {
 /// A network interface that cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NetError {
+    /// There is none of this name: TUNSETIFF would make one that leads nowhere.
+    #[error("there is no TAP device {tap} in the VM's network namespace")]
+    Missing {
+        /// The device.
+        tap: String,
+        /// What the kernel says of the name.
+        #[source]
+        source: io::Error,
+    },
     /// No such device, or it has other flags, or too few queues are free.
     #[error("cannot attach to queue {queue} of TAP {tap}")]
     Attach {
@@ -99,9 +108,21 @@ pub(super) struct Attachment<'a> {
     attached: MutexGuard<'a, bool>,
 }
 
+/// Whether the thread's network namespace has an interface `name`.
+fn exists(name: &str) -> io::Result<()> {
+    use rustix::net::{AddressFamily, SocketType, netdevice, socket};
+    let any = socket(AddressFamily::UNIX, SocketType::DGRAM, None)?;
+    netdevice::name_to_index(any, name)?;
+    Ok(())
+}
+
 impl Tap {
     /// Opens the device `name` for `pairs` pairs of queues; the first one is attached.
     pub(super) fn open(name: &str, pairs: u16) -> Result<Self, NetError> {
+        exists(name).map_err(|source| NetError::Missing {
+            tap: name.to_owned(),
+            source,
+        })?;
         let open = |queue| {
             tun::attach(name, pairs).map_err(|source| NetError::Attach {
                 tap: name.to_owned(),
