@@ -29,6 +29,13 @@ pub(super) fn check(spec: &VmSpec) -> Result<(), String> {
             "boot a kernel in {size} of memory: the least is {MIN_MEMORY}"
         ));
     }
+    let page = if spec.memory.hugepages { 2 << 20 } else { 4096 };
+    if !size.bytes().is_multiple_of(page) {
+        return Err(format!(
+            "have {} bytes of memory: it must be a multiple of {page}",
+            size.bytes()
+        ));
+    }
     if spec.memory.balloon.is_some_and(|balloon| balloon >= size) {
         return Err(format!("have a balloon that takes all of {size}"));
     }
@@ -66,4 +73,57 @@ fn check_queues(queues: u16) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `ops::start` writes for a VM with two layers and a NIC.
+    const SPEC: &str = include_str!("../../vmm-glue/tests/golden/oci.spec.json");
+
+    fn spec() -> VmSpec {
+        serde_json::from_str(SPEC).unwrap()
+    }
+
+    type Change = fn(&mut VmSpec);
+
+    #[test]
+    fn what_this_engine_lacks_is_refused_by_name() {
+        assert_eq!(check(&spec()), Ok(()));
+        let cases: [(&str, Change); 10] = [
+            ("0 CPUs", |s| s.cpus.boot = 0),
+            ("255 CPUs", |s| s.cpus.boot = 255),
+            ("63MiB of memory", |s| {
+                s.memory.size = ByteSize::from_mib(63);
+            }),
+            ("multiple of 4096", |s| {
+                s.memory.size = ByteSize::from_bytes((64 << 20) + 1);
+            }),
+            ("balloon", |s| s.memory.balloon = Some(s.memory.size)),
+            ("2048 bytes", |s| {
+                let Boot::Direct { cmdline, .. } = &mut s.boot;
+                *cmdline = "x".repeat(2048);
+            }),
+            ("disks and NICs", |s| {
+                s.disks = vec![s.disks[0].clone(); MAX_DEVICES];
+            }),
+            ("serial", |s| s.disks[0].serial = "x".repeat(21)),
+            ("0 queues", |s| s.disks[0].queues = 0),
+            ("MTU of 67", |s| s.nics[0].mtu = 67),
+        ];
+        for (words, change) in cases {
+            let mut spec = spec();
+            change(&mut spec);
+            let said = check(&spec).unwrap_err();
+            assert!(said.contains(words), "{words:?} is not in {said:?}");
+        }
+    }
+
+    #[test]
+    fn more_layers_than_interrupt_lines_are_welcome() {
+        let mut spec = spec();
+        spec.disks = vec![spec.disks[0].clone(); 127];
+        assert_eq!(check(&spec), Ok(()));
+    }
 }

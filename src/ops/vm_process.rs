@@ -127,6 +127,7 @@ fn begin(path: &Path, run: RunId, engines: &[&'static dyn Engine]) -> Result<Run
     if let Some(netns) = &spec.netns {
         netns::enter(netns)?;
     }
+    remove_socket_of_a_killed_run(&spec);
     let log = ConsoleLog::open(&spec.paths.console_log, CONSOLE_LOG)?;
     let machine: Arc<dyn Machine> = engine.boot(&spec)?.into();
     let hub = Hub::start(machine.console()?, &spec.paths.console_socket, log)?;
@@ -149,6 +150,17 @@ fn begin(path: &Path, run: RunId, engines: &[&'static dyn Engine]) -> Result<Run
         asked,
         _alive: alive,
     })
+}
+
+/// An engine may refuse to listen where a socket is; only a run that was killed leaves one.
+fn remove_socket_of_a_killed_run(spec: &VmSpec) {
+    let Some(vsock) = &spec.vsock else { return };
+    match std::fs::remove_file(&vsock.socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, "an old socket is in the way: {}", vsock.socket.display());
+        }
+        _ => {}
+    }
 }
 
 fn read_spec(path: &Path) -> Result<VmSpec, Error> {

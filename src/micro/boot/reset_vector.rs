@@ -15,11 +15,15 @@ use crate::micro::layout;
 fn code() -> [u8; 9] {
     let [low, high] = layout::RESET_PORT.to_le_bytes();
     [
-        0xba, low, high, // mov dx, imm16
-        0xb0, layout::RESET_VALUE, // mov al, imm8
-        0xee, // out dx, al
-        0xf4, // hlt
-        0xeb, 0xfd, // jmp to the hlt
+        0xba,
+        low,
+        high, // mov dx, imm16
+        0xb0,
+        layout::RESET_VALUE, // mov al, imm8
+        0xee,                // out dx, al
+        0xf4,                // hlt
+        0xeb,
+        0xfd, // jmp to the hlt
     ]
 }
 
