@@ -11,8 +11,8 @@ const MAX_CPUS: u32 = 254;
 /// A kernel and its initial RAM disk need this much to begin with.
 const MIN_MEMORY: ByteSize = ByteSize::from_mib(64);
 
-/// Room for registers of devices (16 MiB), less what every VM has (rng, balloon, vsock).
-const MAX_DEVICES: usize = 4096 - 16;
+/// ACPI tables of this many devices take a third of their room, and an image has 127 layers at most.
+const MAX_DEVICES: usize = 1024;
 
 /// Lanes, and queues of a device, that bring anything.
 const MAX_QUEUES: u16 = 256;

@@ -173,12 +173,16 @@ fn a_root_folder_that_cannot_be_used_is_named() {
 }
 
 #[test]
-fn a_build_without_an_engine_says_so_before_it_makes_anything() {
+fn an_engine_that_is_not_linked_is_refused_before_anything_is_made() {
     let cocoon = Cocoon::new();
-    let output = cocoon.command(&["vm", "create", "tiny"]).output().unwrap();
+    let create = ["vm", "create", "--engine", "cloud-hypervisor", "tiny"];
+    let output = cocoon.command(&create).output().unwrap();
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1));
-    let expected = ["this build of cocoon links no engine", "this needs root"];
+    let expected = [
+        "does not link the cloud-hypervisor engine",
+        "this needs root",
+    ];
     assert!(
         expected.iter().any(|sentence| text.contains(sentence)),
         "{text}"
