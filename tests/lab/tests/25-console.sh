@@ -20,10 +20,13 @@ assert (output, code) == ("word\n", 1), (output, code)
 start = len(console.text)
 console.send(ESCAPE + b"?")
 console.expect(r"(?i)help|disconnect|detach|leave", 20, start)
-# Doubled, it is sent: the line discipline of `cat -v` shows it.
-console.send(b"cat -v\n")
+# Doubled, it is sent: the guest's terminal echoes it, then `cat -v` shows it, which thus runs: earlier
+# a ^C would be a character like any other.
+console.send(b"echo re''ady; cat -v\n")
+console.expect("^ready", 20, start)
+start = len(console.text)
 console.send(ESCAPE + ESCAPE + b"\n")
-console.expect(r"\^\]", 20, start)
+console.expect(r"\^\]\s+\^\]\s", 20, start)
 # What is typed before the shell is back is thrown away with `cat`.
 start = len(console.text)
 console.send(b"\x03")
