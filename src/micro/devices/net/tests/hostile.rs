@@ -52,7 +52,10 @@ proptest! {
         fixture.ring.state.next_used = start;
         fixture.ring.state.event_idx_enabled = event_idx;
         for (length, seed) in frames.into_iter().zip(0..) {
-            fixture.wire.send(&frame(length, seed)).unwrap();
+            // The socket has room for three of the longest.
+            if fixture.wire.send(&frame(length, seed)).is_err() {
+                break;
+            }
         }
         let room = if mergeable { Room::Bytes(MAX_FRAME) } else { Room::OneChain };
         let mut receiver = fixture.receiver(room);
