@@ -369,14 +369,13 @@ fn quote(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use crate::sys::fixture::write_script;
 
     /// Runs a plugin that is the shell script `body`.
     fn answer(body: &str, limit: Duration) -> Result<String, PluginError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("fake");
-        std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        write_script(&path, &format!("#!/bin/sh\n{body}\n"));
         let run = Run {
             plugin: "fake",
             bin_dir: dir.path(),

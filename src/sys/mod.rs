@@ -1,5 +1,7 @@
 //! The operating system, one concern a file. The only unsafe code outside the engines stands here.
 
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod flock;
 pub mod hugepages;
 pub mod interrupt;

@@ -1,7 +1,6 @@
 //! Pulls that end early: cancelled, killed, or on a full disk; and helpers that are processes.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -13,6 +12,7 @@ use super::fault_server::{Fault, FaultServer};
 use super::tests::*;
 use super::*;
 use crate::image::progress::Silent;
+use crate::sys::fixture::write_script;
 
 #[test]
 fn a_cancelled_pull_ends_at_once_and_leaves_nothing() {
@@ -181,8 +181,7 @@ fn a_credential_helper_opens_the_registry() {
     let host = Host::new();
     let helper = host.dir.path().join("docker-credential-cocoon-test");
     let answer = "#!/bin/sh\n[ \"$1\" = get ] && echo '{\"Username\":\"u\",\"Secret\":\"p:w\"}'\n";
-    fs::write(&helper, answer).unwrap();
-    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).unwrap();
+    write_script(&helper, answer);
     let config = host.dir.path().join("config.json");
     fs::write(&config, r#"{"credsStore": "cocoon-test"}"#).unwrap();
     let path = format!("{}:/usr/bin:/bin", host.dir.path().display());

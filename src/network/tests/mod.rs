@@ -6,7 +6,7 @@ mod frames;
 mod life;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::sys::fixture::write_script;
 use crate::sys::netns::testing::in_private_host;
 use crate::units::VmId;
 
@@ -59,18 +60,7 @@ impl Host {
         let note =
             format!(r#"echo "{name} $CNI_COMMAND $CNI_IFNAME [$CNI_NETNS] [$CNI_ARGS]" >> "#);
         let text = format!("#!/bin/sh\n{note}{}\n{body}\n", log.display());
-        // Written by another process: a fork of a test beside this one would inherit the file
-        // open for writing, and the script could not be run (ETXTBSY).
-        let script = format!("cat > {} <<'END'\n{text}END\n", path.display());
-        assert!(
-            Command::new("sh")
-                .arg("-c")
-                .arg(script)
-                .status()
-                .unwrap()
-                .success()
-        );
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        write_script(&path, &text);
     }
 
     /// What the fake plugins were asked, in order.
