@@ -142,8 +142,10 @@ impl MicroMachine {
 
 impl Machine for MicroMachine {
     fn console(&self) -> Result<OwnedFd, EngineError> {
-        let opened = self.shared.console.terminal().map_err(Error::Terminal);
-        opened.map_err(|error| error.during("open the VM's terminal"))
+        let console = &self.shared.console;
+        self.with("open the VM's terminal", |_| {
+            console.terminal().map_err(Error::Terminal)
+        })
     }
 
     fn events(&self) -> Option<Receiver<Event>> {
