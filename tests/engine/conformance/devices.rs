@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,13 +42,21 @@ pub(crate) const CASES: &[Case] = &[
         body: tcp_flows_both_ways,
     },
     Case {
+        name: "iperf3_measures_both_ways",
+        needs: Needs::Taps,
+        body: iperf3_measures_both_ways,
+    },
+    Case {
         name: "memory_that_the_guest_frees_goes_back_to_the_host",
         needs: Needs::Guest,
         body: memory_that_the_guest_frees_goes_back_to_the_host,
     },
 ];
 
-/// Command of the guest that gives its NIC an address.
+/// The guest's address.
+const GUEST: &str = "10.11.12.2";
+
+/// Command of the guest that gives its NIC that address.
 pub(crate) const NIC_UP: &str = "ip a add 10.11.12.2/24 dev eth0; ip link set eth0 up";
 
 fn four_cpus_disks_and_nics_are_what_the_spec_says(lab: &Lab) {
@@ -222,6 +231,53 @@ fn tcp_flows_both_ways(lab: &Lab) {
     rate("TCP from the guest", BYTES, begin);
     assert!(back == noise, "what comes back is what was sent");
     drop(stream);
+    vm.is_ended();
+}
+
+/// The host's iperf3 with its libraries, as a file system for the guest.
+fn iperf3(lab: &Lab) -> PathBuf {
+    const PROGRAM: &str = "/usr/bin/iperf3";
+    let tree = lab.make_folder("iperf3");
+    let libraries = run("ldd", &[PROGRAM]);
+    let libraries = libraries
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'));
+    for file in libraries.chain([PROGRAM]) {
+        let copy = tree.join(&file[1..]);
+        fs::create_dir_all(copy.parent().expect("it has a folder")).expect("there is room");
+        run("cp", &["--dereference", file, text(&copy)]);
+    }
+    for folder in ["tmp", "dev"] {
+        fs::create_dir(tree.join(folder)).expect("there is room");
+    }
+    let image = lab.image("iperf3.img", b"", 64 << 20);
+    run("mkfs.ext4", &["-q", "-d", text(&tree), text(&image)]);
+    image
+}
+
+fn iperf3_measures_both_ways(lab: &Lab) {
+    let _tap = Tap::new("tap0", 2);
+    let mut spec = lab.guest(2);
+    spec.nics.push(nic("tap0", 2));
+    spec.disks.push(disk(&iperf3(lab), "iperf3", 2));
+    let mut vm = lab.boot(spec);
+    vm.console.until("GUEST UP");
+    vm.console.run(NIC_UP);
+    let server = "mount /dev/vda /fill && mount -t devtmpfs dev /fill/dev && chroot /fill /usr/bin/iperf3 --server --daemon && \
+        until netstat -ltn | grep -q :5201; do sleep 0.2; done; echo listens";
+    assert_eq!(vm.console.run(server), "listens");
+    for (direction, way) in [("to", &[][..]), ("from", &["--reverse"])] {
+        let client = ["--client", GUEST, "--time", "4", "--json"];
+        let said = run("iperf3", &[&client, way].concat());
+        let said: serde_json::Value = serde_json::from_str(&said).expect("it is JSON");
+        let bits = said["end"]["sum_received"]["bits_per_second"].as_f64();
+        let bits = bits.unwrap_or_else(|| panic!("no rate in {said:#}"));
+        assert!(bits > 0.0, "{said:#}");
+        figure(&format!(
+            "RATE iperf3 {direction} the guest {:.1} Mbit/s",
+            bits / 1e6
+        ));
+    }
     vm.is_ended();
 }
 

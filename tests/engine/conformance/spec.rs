@@ -166,12 +166,13 @@ fn ip(args: &[&str]) {
     run("ip", args);
 }
 
-/// Runs a program of the host, which must succeed.
-pub(crate) fn run(program: &str, args: &[&str]) {
+/// Runs a program of the host, which must succeed, and returns what it printed.
+pub(crate) fn run(program: &str, args: &[&str]) -> String {
     mind_children();
     let output = Command::new(program).args(args).output();
     let output = output.unwrap_or_else(|error| panic!("cannot run {program}: {error}"));
     assert!(output.status.success(), "{program} {args:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("it is text")
 }
 
 /// A path as an argument.
