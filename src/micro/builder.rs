@@ -241,7 +241,7 @@ impl Buses {
     ) -> Result<Shared<Serial>, Error> {
         let line = line(fd, layout::SERIAL_GSI)?;
         let device = Serial::new(console, line, saved.map(|saved| &saved.serial))?;
-        lanes.add(0, Box::new(Input::new(console, &device)))?;
+        lanes.watch(0, Input::new(console, &device))?;
         self.ports
             .insert(layout::SERIAL_PORT.into(), serial::PORTS, device.clone())?;
         Ok(device)
@@ -272,7 +272,7 @@ impl Buses {
         before: Option<&WatchdogState>,
     ) -> Result<Shared<Watchdog>, Error> {
         let device = Watchdog::new(notices.clone(), before)?;
-        lanes.add(0, Box::new(Expiry::new(&device)?))?;
+        lanes.watch(0, Expiry::new(&device)?)?;
         let port = layout::WATCHDOG_PORT.into();
         self.ports
             .insert(port, acpi::wdat::LENGTH, device.clone())?;
