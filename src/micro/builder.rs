@@ -8,7 +8,6 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
@@ -116,11 +115,11 @@ fn start(
         ports: buses.ports,
         notices: notices.clone(),
     };
-    let vm = Vm {
+    let mut vm = Vm {
         vcpus: Vcpus::start(vcpus, &surroundings, &seccomp::vcpu()?)?,
         parts,
         extent,
-        paused: AtomicBool::new(true),
+        paused: true,
     };
     vm.resume()?;
     Ok(vm)
