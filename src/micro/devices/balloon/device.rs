@@ -108,15 +108,9 @@ impl Device for Balloon {
         &QUEUE_SIZES
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
+    fn config(&self) -> Vec<u8> {
         let State { target, actual } = self.state();
-        let config = [target.to_le_bytes(), actual.to_le_bytes()].concat();
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        let found = config.get(offset..).unwrap_or_default();
-        for (to, from) in data.iter_mut().zip(found) {
-            *to = *from;
-        }
+        [target.to_le_bytes(), actual.to_le_bytes()].concat()
     }
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {

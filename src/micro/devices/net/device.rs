@@ -154,16 +154,6 @@ impl Net {
         }
     }
 
-    /// The configuration space (virtio 1.2, 5.1.4).
-    fn config(&self) -> [u8; 12] {
-        let mut config = [0; 12];
-        config[..6].copy_from_slice(&*lock(&self.shared.mac));
-        config[6..8].copy_from_slice(&LINK_UP.to_le_bytes());
-        config[8..10].copy_from_slice(&self.nic.queue_pairs.to_le_bytes());
-        config[10..].copy_from_slice(&self.nic.mtu.to_le_bytes());
-        config
-    }
-
     /// Sets the TAP device for a driver that accepted `features`.
     fn set_up(&mut self, features: u64) -> Result<(), Fault> {
         let fresh = Settings::initial(features);
@@ -277,14 +267,11 @@ impl Device for Net {
         &self.sizes
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
-        let config = self.config();
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        let found = config.get(offset..).unwrap_or_default();
-        for (to, from) in data.iter_mut().zip(found) {
-            *to = *from;
-        }
+    /// virtio 1.2, 5.1.4: struct virtio_net_config.
+    fn config(&self) -> Vec<u8> {
+        let mac = *lock(&self.shared.mac);
+        let rest = [LINK_UP, self.nic.queue_pairs, self.nic.mtu].map(u16::to_le_bytes);
+        [&mac[..], rest.as_flattened()].concat()
     }
 
     fn activate(&mut self, activation: Activation) -> Result<Vec<Placed>, Fault> {
