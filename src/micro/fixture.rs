@@ -1,15 +1,18 @@
-//! A VM for tests of what surrounds it: the payload of the engines' own tests, which runs wherever KVM
-//! opens.
+//! What tests of several modules need: a VM, which is the payload of the engines' own tests and runs
+//! wherever KVM opens, and what is said in the log.
 
 #[path = "../../tests/engine/conformance/payload.rs"]
 mod payload;
 
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::Kvm;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tempfile::TempDir;
 
+use super::bus::lock;
 use crate::units::ByteSize;
 use crate::vm::spec::{Boot, Cpus, Memory, VmSpec};
 
@@ -75,4 +78,30 @@ pub(super) fn next_tick(terminal: &OwnedFd) -> u32 {
     let digits = line.trim_end().strip_prefix('T');
     let digits = digits.unwrap_or_else(|| panic!("its memory is not what it was: {line}"));
     u32::from_str_radix(digits, 16).unwrap()
+}
+
+/// What this thread logs during `f`, at the level that VMs log at.
+pub(super) fn logged(f: impl FnOnce()) -> String {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::INFO)
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, f);
+    let log = std::mem::take(&mut *lock(&log.0));
+    String::from_utf8(log).unwrap()
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        lock(&self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -76,6 +76,8 @@ pub(super) struct Backend {
     ring: Option<Ring>,
     memory: GuestMemoryMmap,
     done: VecDeque<Done>,
+    /// That the host failed it: a guest on a full file system tries again and again.
+    pub(super) complaint: Once,
 }
 
 impl Backend {
@@ -92,6 +94,7 @@ impl Backend {
             ring,
             memory: GuestMemoryMmap::default(),
             done: VecDeque::new(),
+            complaint: Once::new(),
         }
     }
 

@@ -162,7 +162,11 @@ impl Requests {
                 }
                 Ok(()) => (status(VIRTIO_BLK_S_OK), 0),
                 Err(error) => {
-                    tracing::warn!(effect = ?tag.effect, %error, "the host failed a disk");
+                    backend.complaint.call_once(|| {
+                        let disk = String::from_utf8_lossy(&self.id);
+                        let disk = disk.trim_end_matches('\0');
+                        tracing::warn!(disk, effect = ?tag.effect, %error, "the host failed a disk");
+                    });
                     (status(VIRTIO_BLK_S_IOERR), 0)
                 }
             };

@@ -1,7 +1,7 @@
 //! The interface as its driver finds it: features, configuration, activation.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
@@ -95,7 +95,7 @@ pub(crate) struct Net {
     name: String,
     nic: Nic,
     sizes: Vec<u16>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     /// What the first activation takes up, after a restore.
     restored: Option<Settings>,
 }
@@ -108,6 +108,8 @@ pub(super) struct Shared {
     mac: Mutex<[u8; 6]>,
     /// While active.
     pub(super) settings: Mutex<Option<Settings>>,
+    /// That the kernel refused a command: the driver may repeat it as often as it likes.
+    pub(super) complaint: Once,
 }
 
 impl Shared {
@@ -149,6 +151,7 @@ impl Net {
                 tap,
                 mac: Mutex::new(nic.mac.bytes()),
                 settings: Mutex::new(None),
+                complaint: Once::new(),
             }),
             restored,
         }

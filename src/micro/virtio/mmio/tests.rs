@@ -12,6 +12,7 @@ use super::state::TransportState;
 use super::*;
 use crate::micro::bus::{Region, lock};
 use crate::micro::devices::DeviceState;
+use crate::micro::fixture::logged;
 use crate::micro::virtio::device::{Placed, QueueHandler};
 use crate::micro::virtio::fixture::{Driver, NO_RAM};
 
@@ -317,6 +318,25 @@ fn a_ring_that_is_none_needs_a_reset_and_gets_no_handler() {
         let head = driver.send(0, &[buffer]);
         assert_eq!(driver.wait(0), (head, 7), "{case}: a reset heals");
     }
+}
+
+#[test]
+fn a_driver_that_sets_up_broken_rings_for_ever_fills_no_log() {
+    let mut driver = Driver::find(sevens().0);
+    let said = logged(|| {
+        for _ in 0..3 {
+            assert!(driver.negotiate(V1));
+            let state = QueueState {
+                size: 8,
+                ready: true,
+                ..QueueState::default()
+            };
+            driver.tell_queue(0, &state);
+            driver.write(0x70, 15);
+            assert_eq!(driver.read(0x70), 0x4f);
+        }
+    });
+    assert_eq!(said.matches("a ring that is none").count(), 1, "{said}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::super::queue::Progress;
 use super::*;
+use crate::micro::fixture::logged;
 use crate::micro::notice::Problem;
 use crate::micro::virtio::fixture::{NO_RAM, Ring, memory};
 
@@ -82,6 +83,36 @@ fn a_ring_that_says_too_much_is_a_fault() {
     driver.notify(1);
     let fault = driver.fault();
     assert!(matches!(fault.problem, Problem::Queue { queue: 1, .. }));
+}
+
+#[test]
+fn a_disk_that_fails_for_ever_fills_no_log() {
+    for ring in BACKENDS {
+        // Nothing is behind it, though it says 8 sectors.
+        let empty = Arc::new(tempfile::tempfile().unwrap());
+        let memory = memory();
+        let mut backend = Backend::new(empty, 4, ring);
+        backend.attach(memory.clone());
+        memory
+            .write_slice(&header(IN, 0), GuestAddress(HEADER_AT))
+            .unwrap();
+        let mut driver = Ring::new(&memory, TABLE_AT, 8);
+        let chain =
+            [(HEADER_AT, 16), (DATA_AT, 512), (DATA_AT + 512, 1)].map(|(at, length)| Buffer {
+                at,
+                length,
+                writable: at != HEADER_AT,
+            });
+        let mut requests = requests(driver.queue(), &memory, backend);
+        let said = logged(|| {
+            for _ in 0..3 {
+                let head = driver.offer(&chain);
+                requests.process().and_then(|_| requests.finish()).unwrap();
+                assert_eq!(driver.take(), Some((head, 1)));
+            }
+        });
+        assert_eq!(said.matches("the host failed a disk").count(), 1, "{said}");
+    }
 }
 
 /// Descriptors and heads as a driver that means harm would write them, mostly near what is valid.

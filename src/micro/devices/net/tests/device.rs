@@ -20,7 +20,7 @@ const MQ: u64 = 1 << 22;
 const MERGEABLE_FEATURE: u64 = 1 << 15;
 const CONTROL: u64 = 1 << 17;
 
-fn nic(tap: &str, queue_pairs: u16) -> Nic {
+pub(super) fn nic(tap: &str, queue_pairs: u16) -> Nic {
     Nic {
         tap: tap.to_owned(),
         mac: Mac::new(MAC),
