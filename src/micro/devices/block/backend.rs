@@ -383,6 +383,23 @@ mod tests {
     }
 
     #[test]
+    fn a_lane_may_write_zeroes_where_no_range_can_be_zeroed() {
+        let zeroed = std::thread::spawn(|| {
+            // Like a file of ramfs, NFS or FAT it has no ranges; it takes no bytes at a place, either.
+            let comm = File::options().write(true).open("/proc/thread-self/comm");
+            let mut backend = Backend::new(Arc::new(comm.unwrap()), 8, false);
+            crate::micro::seccomp::lane().unwrap()().unwrap();
+            let effect = Effect::Zero { unmap: false };
+            let tag = Tag { effect, ..tag(0) };
+            let none = Buffers::default();
+            backend.start(tag, (0, 512), &none).unwrap();
+            backend.next_done().unwrap().1
+        });
+        let error = zeroed.join().unwrap().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ESPIPE), "{error}");
+    }
+
+    #[test]
     fn more_pieces_than_one_call_takes_are_moved_in_turns() {
         // A piece of a chain becomes as many as it has regions of RAM below it.
         let regions = (0..2000).map(|n| (vm_memory::GuestAddress(4096 * n), 4096));
