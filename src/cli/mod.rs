@@ -82,3 +82,14 @@ fn dispatch(cli: Cli, engines: &[&'static dyn Engine]) -> Result<(), Failure> {
         Command::Version(_) | Command::Vmm(_) => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn no_arguments_quarrel() {
+        Cli::command().debug_assert();
+    }
+}

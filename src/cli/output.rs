@@ -37,6 +37,16 @@ impl FormatArgs {
     }
 }
 
+/// `-o` and `-q`, for verbs that list.
+#[derive(Debug, clap::Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    pub(super) format: FormatArgs,
+    /// Show ids only
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
 /// Writes a line to standard output.
 #[expect(clippy::print_stdout, reason = "this is where cocoon prints")]
 pub(super) fn line(text: impl std::fmt::Display) {

@@ -8,7 +8,6 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
@@ -59,15 +58,7 @@ pub(super) fn boot(site: Site<'_>, watchdog: Option<&WatchdogState>) -> Result<V
     let Site { spec, .. } = site;
     let ram = GuestRam::allocate(spec.memory.size, spec.memory.hugepages)?;
     let kvm = Kvm::new().map_err(|error| Error::Kvm(error.into()))?;
-    let (parts, buses) = assemble(
-        &kvm,
-        site,
-        ram,
-        Before {
-            watchdog,
-            saved: None,
-        },
-    )?;
+    let (parts, buses) = assemble(&kvm, site, ram, Before::Reset { watchdog })?;
     vmgenid::device::begin(parts.ram.guest())?;
     let entry = load(spec, &parts)?;
     let vcpus = make_vcpus(&parts.fd, spec.cpus.boot)?;
@@ -98,11 +89,7 @@ pub(super) fn restore(site: Site<'_>, from: &Path) -> Result<Vm, Error> {
         GuestRam::from_file(&memory, 0, spec.memory.size)?
     };
     let kvm = Kvm::new().map_err(|error| Error::Kvm(error.into()))?;
-    let before = Before {
-        watchdog: saved.watchdog.as_ref(),
-        saved: Some(&saved),
-    };
-    let (parts, buses) = assemble(&kvm, site, ram, before)?;
+    let (parts, buses) = assemble(&kvm, site, ram, Before::Saved(&saved))?;
     let vcpus = make_vcpus(&parts.fd, spec.cpus.boot)?;
     let extent = Extent::ask(&kvm, &parts.fd)?;
     for ((number, vcpu), state) in (0..).zip(&vcpus).zip(&saved.vcpus) {
@@ -128,11 +115,11 @@ fn start(
         ports: buses.ports,
         notices: notices.clone(),
     };
-    let vm = Vm {
+    let mut vm = Vm {
         vcpus: Vcpus::start(vcpus, &surroundings, &seccomp::vcpu()?)?,
         parts,
         extent,
-        paused: AtomicBool::new(true),
+        paused: true,
     };
     vm.resume()?;
     Ok(vm)
@@ -140,9 +127,28 @@ fn start(
 
 /// What a VM was before it is built.
 #[derive(Clone, Copy)]
-struct Before<'a> {
-    watchdog: Option<&'a WatchdogState>,
-    saved: Option<&'a Saved>,
+enum Before<'a> {
+    /// It was reset, or never ran; only its watchdog may remember something.
+    Reset {
+        watchdog: Option<&'a WatchdogState>,
+    },
+    Saved(&'a Saved),
+}
+
+impl<'a> Before<'a> {
+    fn saved(self) -> Option<&'a Saved> {
+        match self {
+            Self::Reset { .. } => None,
+            Self::Saved(saved) => Some(saved),
+        }
+    }
+
+    fn watchdog(self) -> Option<&'a WatchdogState> {
+        match self {
+            Self::Reset { watchdog } => watchdog,
+            Self::Saved(saved) => saved.watchdog.as_ref(),
+        }
+    }
 }
 
 /// Everything but memory's content and the vCPUs.
@@ -161,12 +167,12 @@ fn assemble(
     ram.register(&fd)?;
     let lanes = Arc::new(Lanes::start(spec.cpus.boot as usize, &seccomp::lane()?)?);
     let mut buses = Buses::default();
-    let Before { watchdog, saved } = before;
+    let saved = before.saved();
     let serial = buses.serial(&fd, &lanes, console, saved)?;
     let power = buses.power(&fd, notices, saved)?;
     let watchdog = spec
         .watchdog
-        .then(|| buses.watchdog(&lanes, notices, watchdog))
+        .then(|| buses.watchdog(&lanes, notices, before.watchdog()))
         .transpose()?;
     let states = saved
         .map(|saved| saved.transports.as_slice())
@@ -241,7 +247,7 @@ impl Buses {
     ) -> Result<Shared<Serial>, Error> {
         let line = line(fd, layout::SERIAL_GSI)?;
         let device = Serial::new(console, line, saved.map(|saved| &saved.serial))?;
-        lanes.add(0, Box::new(Input::new(console, &device)))?;
+        lanes.watch(0, Input::new(console, &device))?;
         self.ports
             .insert(layout::SERIAL_PORT.into(), serial::PORTS, device.clone())?;
         Ok(device)
@@ -272,7 +278,7 @@ impl Buses {
         before: Option<&WatchdogState>,
     ) -> Result<Shared<Watchdog>, Error> {
         let device = Watchdog::new(notices.clone(), before)?;
-        lanes.add(0, Box::new(Expiry::new(&device)?))?;
+        lanes.watch(0, Expiry::new(&device)?)?;
         let port = layout::WATCHDOG_PORT.into();
         self.ports
             .insert(port, acpi::wdat::LENGTH, device.clone())?;

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Registers of a device. A guest reaches these with any offset below the region's length and any
-/// width from 1 to 8; what makes no sense is ignored.
+/// width: 1 to 8 bytes, and up to a page where a string instruction reads a port, all of which KVM
+/// asks for at once. What makes no sense is ignored.
 pub(crate) trait Region: Send {
     /// The guest reads `data.len()` bytes.
     fn read(&mut self, offset: u64, data: &mut [u8]);

@@ -8,14 +8,19 @@
 //! ```
 //! Invariant: a handler is touched by its lane's thread alone.
 
+use std::fmt::Debug;
 use std::io;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use event_manager::{EventManager, RemoteEndpoint, SubscriberId, SubscriberOps};
+use event_manager::{
+    EventManager, EventOps, Events, MutEventSubscriber, RemoteEndpoint, SubscriberId, SubscriberOps,
+};
+use virtio_queue::QueueState;
 
 use super::bus::lock;
+use super::notice::Fault;
 use super::virtio::device::QueueHandler;
 
 /// What a lane serves.
@@ -89,6 +94,18 @@ impl Lanes {
         Ok(Place { lane, subscriber })
     }
 
+    /// Puts what serves no queue on lane `lane`, counted around, until the lanes end.
+    ///
+    /// # Errors
+    /// The lane is gone.
+    pub(crate) fn watch(
+        &self,
+        lane: usize,
+        watcher: impl MutEventSubscriber + Send + Debug + 'static,
+    ) -> Result<(), LaneError> {
+        self.add(lane, Box::new(Queueless(watcher))).map(drop)
+    }
+
     /// Takes a handler off its lane.
     ///
     /// # Errors
@@ -122,6 +139,30 @@ impl Lanes {
         for lane in &self.0 {
             lock(&lane.parked).take();
         }
+    }
+}
+
+/// What waits for events and serves no queue, among those that do.
+#[derive(Debug)]
+struct Queueless<W>(W);
+
+impl<W: MutEventSubscriber> MutEventSubscriber for Queueless<W> {
+    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
+        self.0.process(events, ops);
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        self.0.init(ops);
+    }
+}
+
+impl<W: MutEventSubscriber + Send + Debug> QueueHandler for Queueless<W> {
+    fn quiesce(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn queues(&self) -> Vec<(u16, QueueState)> {
+        Vec::new()
     }
 }
 

@@ -8,6 +8,9 @@
 //! Invariants: `Stopped` comes once, last, and after every file of the VM is closed. A panicked guest
 //! gets time to reboot itself, then is ended.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -75,6 +78,16 @@ fn begin(
     let (sender, incoming) = channel();
     let notices = Notices::new(sender);
     listen_to_signals(notices.clone()).map_err(Error::Signals)?;
+    live(spec, notices, incoming, build)
+}
+
+/// Builds a VM, and has it looked after until it is over.
+fn live(
+    spec: &VmSpec,
+    notices: Notices,
+    incoming: Receiver<Notice>,
+    build: impl FnOnce(Site<'_>) -> Result<Vm, Error>,
+) -> Result<MicroMachine, Error> {
     let console = Console::open().map_err(Error::Terminal)?;
     let vm = build(Site {
         spec,
@@ -132,10 +145,10 @@ impl MicroMachine {
     fn with<T>(
         &self,
         operation: &'static str,
-        f: impl FnOnce(&Vm) -> Result<T, Error>,
+        f: impl FnOnce(&mut Vm) -> Result<T, Error>,
     ) -> Result<T, EngineError> {
-        let vm = lock(&self.shared.vm);
-        let done = vm.as_ref().ok_or(Error::Over).and_then(f);
+        let mut vm = lock(&self.shared.vm);
+        let done = vm.as_mut().ok_or(Error::Over).and_then(f);
         done.map_err(|error| error.during(operation))
     }
 }

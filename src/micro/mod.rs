@@ -20,6 +20,8 @@ mod chip;
 mod cpu;
 mod devices;
 mod error;
+#[cfg(test)]
+mod fixture;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod lane;

@@ -94,12 +94,13 @@ impl Vcpus {
     ) -> Result<Self, VcpuError> {
         register_signal_handler(SIGRTMIN(), leave_guest)
             .map_err(|error| VcpuError::Signal(error.into()))?;
-        let start = |(number, fd)| Vcpu::start(number, fd, surroundings.clone(), prologue.clone());
-        (0..)
-            .zip(fds)
-            .map(start)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        // Those that began are ended, should one of the others not.
+        let mut vcpus = Self(Vec::new());
+        for (number, fd) in (0..).zip(fds) {
+            let vcpu = Vcpu::start(number, fd, surroundings.clone(), prologue.clone())?;
+            vcpus.0.push(vcpu);
+        }
+        Ok(vcpus)
     }
 
     /// Lets all vCPUs run.
@@ -176,10 +177,15 @@ impl Vcpu {
                 runner.live(&prologue, &ready);
             })
             .map_err(failed)?;
-        started
+        let begun = started
             .recv()
-            .map_err(|_| VcpuError::Gone { vcpu: number })?
-            .map_err(failed)?;
+            .map_err(|_| VcpuError::Gone { vcpu: number })
+            .and_then(|begun| begun.map_err(failed));
+        if let Err(error) = begun {
+            // It is ending; if by a panic, the error says so.
+            let _ = thread.join();
+            return Err(error);
+        }
         Ok(Self {
             number,
             commands,
@@ -338,5 +344,46 @@ extern "C" fn leave_guest(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc:
         // SAFETY: it points into the mapping that this thread's `VcpuFd` owns, and is set to null by
         // this thread before that is dropped.
         unsafe { flag.write_volatile(1) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvm_ioctls::Kvm;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn vcpus_of_which_one_does_not_start_are_gone_at_once() {
+        let Ok(kvm) = Kvm::new() else {
+            println!("SKIPPED: /dev/kvm does not open");
+            return;
+        };
+        // A thread that is left alone ends before one looks, more often than not.
+        for _ in 0..20 {
+            let fd = kvm.create_vm().unwrap();
+            fd.create_irq_chip().unwrap();
+            let (sender, told) = channel();
+            let surroundings = Surroundings {
+                mmio: Bus::default(),
+                ports: Bus::default(),
+                notices: Notices::new(sender),
+            };
+            let second = AtomicBool::new(false);
+            let prologue: Prologue = Arc::new(move || match second.swap(true, Ordering::SeqCst) {
+                false => Ok(()),
+                true => Err(io::ErrorKind::Unsupported.into()),
+            });
+            let fds = (0..2).map(|number| fd.create_vcpu(number).unwrap());
+            let error = Vcpus::start(fds.collect(), &surroundings, &prologue).unwrap_err();
+            assert!(matches!(error, VcpuError::Start { vcpu: 1, .. }), "{error}");
+            drop(surroundings);
+            // Whoever could still tell something holds a sender.
+            assert_eq!(
+                told.try_recv().unwrap_err(),
+                std::sync::mpsc::TryRecvError::Disconnected
+            );
+        }
     }
 }

@@ -9,10 +9,12 @@
 //! Invariants: while it is paused nothing of this process touches guest RAM. The fields are dropped in
 //! their order: vCPUs end first, then lanes, then what either could have used.
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use kvm_ioctls::VmFd;
 use serde_json::{Value, json};
@@ -39,7 +41,7 @@ pub(super) struct Vm {
     pub(super) vcpus: Vcpus,
     pub(super) parts: Parts,
     pub(super) extent: Extent,
-    pub(super) paused: AtomicBool,
+    pub(super) paused: bool,
 }
 
 /// What vCPUs work with.
@@ -69,7 +71,7 @@ impl Vm {
 
     /// Whether its vCPUs stand still.
     pub(super) fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::SeqCst)
+        self.paused
     }
 
     /// What there is, for people.
@@ -90,7 +92,7 @@ impl Vm {
     ///
     /// # Errors
     /// A thread is gone.
-    pub(super) fn resume(&self) -> Result<(), Error> {
+    pub(super) fn resume(&mut self) -> Result<(), Error> {
         self.parts.lanes.unpark();
         if let Some(watchdog) = &self.parts.watchdog {
             lock(watchdog).resume();
@@ -99,7 +101,7 @@ impl Vm {
         self.vcpus.each(|_, fd| {
             let _ = fd.kvmclock_ctrl();
         })?;
-        self.paused.store(false, Ordering::SeqCst);
+        self.paused = false;
         Ok(self.vcpus.run()?)
     }
 
@@ -107,7 +109,7 @@ impl Vm {
     ///
     /// # Errors
     /// A thread is gone, or a request under way failed in a way that cannot be told to the guest.
-    pub(super) fn pause(&self) -> Result<(), Error> {
+    pub(super) fn pause(&mut self) -> Result<(), Error> {
         self.vcpus.pause()?;
         if let Some(watchdog) = &self.parts.watchdog {
             lock(watchdog).pause();
@@ -116,7 +118,7 @@ impl Vm {
         for transport in &self.parts.transports {
             lock(transport).quiesce()?;
         }
-        self.paused.store(true, Ordering::SeqCst);
+        self.paused = true;
         Ok(())
     }
 

@@ -7,19 +7,15 @@
 //! - Children (the one that watches the terminal's size) leave no zombies.
 //! - A system call that a seccomp filter forbids is named before it ends the process.
 //! - SIGTERM and SIGINT are seen by us as well as by the VMM, which ends on them.
-#![expect(
-    unsafe_code,
-    reason = "signal dispositions and siginfo have no safe interface"
-)]
+#![expect(unsafe_code, reason = "signal dispositions have no safe interface")]
 
-use std::io::{Cursor, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use cocoon::sys::seccomp::name_forbidden_calls;
 use rustix::fs::Mode;
 use rustix::process::{Resource, getrlimit, umask};
-use signal_hook::consts::SIGSYS;
 use vmm::Vmm;
 use vmm::vm::Vm;
 use vmm_sys_util::signal::Error::SignalAlreadyBlocked;
@@ -48,7 +44,10 @@ pub(crate) fn prepare() -> Result<Arc<AtomicBool>, Error> {
         log::warn!("cannot enlarge the table of descriptors: {source}");
     }
     ignore_children();
-    name_forbidden_calls()?;
+    name_forbidden_calls().map_err(|source| Error::Prepare {
+        what: "listen to forbidden system calls",
+        source,
+    })?;
     let asked_to_end = Arc::new(AtomicBool::new(false));
     for signal in Vmm::HANDLED_SIGNALS {
         // Registered before the VMM's own handler, so the flag is set before the VMM acts.
@@ -84,46 +83,6 @@ fn reserve_descriptors() -> rustix::io::Result<()> {
 fn ignore_children() {
     // SAFETY: SIG_IGN is a valid disposition and no Rust code of this process waits for children.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
-}
-
-fn name_forbidden_calls() -> Result<(), Error> {
-    // SAFETY: `report_forbidden_call` only writes to a descriptor and raises a signal; both are
-    // async-signal-safe, and it takes no lock and no memory.
-    unsafe { signal_hook_registry::register_sigaction(SIGSYS, report_forbidden_call) }
-        .map(drop)
-        .map_err(|source| Error::Prepare {
-            what: "listen to forbidden system calls",
-            source,
-        })
-}
-
-/// The head of `siginfo_t` for SIGSYS (signal(7); `struct siginfo`, `_sigsys`, on 64-bit Linux).
-#[repr(C)]
-struct SigsysInfo {
-    signo: libc::c_int,
-    errno: libc::c_int,
-    code: libc::c_int,
-    _padding: libc::c_int,
-    call_address: *const libc::c_void,
-    syscall: libc::c_int,
-    arch: libc::c_uint,
-}
-
-/// Runs as a signal handler on the thread that made the call; never returns to it.
-fn report_forbidden_call(info: &libc::siginfo_t) {
-    let info: *const libc::siginfo_t = info;
-    // SAFETY: the kernel fills 128 bytes, of which these are the first 32 when the signal is SIGSYS.
-    let info = unsafe { &*info.cast::<SigsysInfo>() };
-    let mut line = [0_u8; 64];
-    let mut cursor = Cursor::new(line.as_mut_slice());
-    // The filter still holds: of all calls, only write(2) is sure to pass it. Should the line get
-    // lost, there is no one to tell.
-    let _ = writeln!(cursor, "seccomp: forbidden system call {}", info.syscall);
-    let length = usize::try_from(cursor.position()).unwrap_or(0);
-    let _ = rustix::io::write(rustix::stdio::stderr(), &line[..length]);
-    // Ends the process by SIGSYS, so whoever waits for it sees why; so does the kernel, if this
-    // makes another forbidden call.
-    let _ = signal_hook::low_level::emulate_default_handler(SIGSYS);
 }
 
 #[cfg(test)]

@@ -1,19 +1,9 @@
 //! `cocoon image list`
 
 use super::super::error::Failure;
-use super::super::output::{self, FormatArgs};
+use super::super::output::{self, ListArgs};
 use crate::image::records::ImageRecord;
 use crate::ops::{Host, images};
-
-/// What `cocoon image list` takes.
-#[derive(Debug, clap::Args)]
-pub(in crate::cli) struct ListArgs {
-    #[command(flatten)]
-    format: FormatArgs,
-    /// Show digests only
-    #[arg(short, long)]
-    quiet: bool,
-}
 
 /// Characters of a digest in the table: `sha256:` and 12 digits.
 const SHORT_DIGEST: usize = 19;

@@ -18,8 +18,11 @@ pub(super) enum ImageCommand {
     /// Pull OCI images
     Pull(pull::PullArgs),
     /// List images on this host
-    #[command(visible_alias = "ls")]
-    List(list::ListArgs),
+    #[command(
+        visible_alias = "ls",
+        mut_arg("quiet", |quiet| quiet.help("Show digests only"))
+    )]
+    List(super::output::ListArgs),
     /// Show all about an image, as JSON
     Inspect(inspect::InspectArgs),
     /// Remove images; layers that nothing else needs go with `cocoon gc`

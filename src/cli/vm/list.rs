@@ -1,20 +1,10 @@
 //! `cocoon vm list`
 
 use super::super::error::Failure;
-use super::super::output::{self, FormatArgs};
+use super::super::output::{self, ListArgs};
 use crate::ops::Host;
 use crate::ops::inspect::summary;
 use crate::ops::list::{self, Observed};
-
-/// What `cocoon vm list` takes.
-#[derive(Debug, clap::Args)]
-pub(in crate::cli) struct ListArgs {
-    #[command(flatten)]
-    format: FormatArgs,
-    /// Show ids only
-    #[arg(short, long)]
-    quiet: bool,
-}
 
 const HEADER: [&str; 9] = [
     "ID", "NAME", "STATE", "CPU", "MEMORY", "STORAGE", "IP", "IMAGE", "CREATED",

@@ -29,7 +29,7 @@ pub(super) enum VmCommand {
     Stop(stop::StopArgs),
     /// List VMs with their state
     #[command(visible_alias = "ls")]
-    List(list::ListArgs),
+    List(super::output::ListArgs),
     /// Show all about a VM, as JSON
     Inspect(inspect::InspectArgs),
     /// Attach to the console of a running VM

@@ -142,6 +142,8 @@ pub(super) const LANE: &[Call] = &[
     any(libc::SYS_io_uring_enter),
     any(libc::SYS_preadv),
     any(libc::SYS_pwritev),
+    // Zeroes, on a file system that has no ranges of them.
+    any(libc::SYS_pwrite64),
     // Frames.
     any(libc::SYS_readv),
     only(libc::SYS_ioctl, 1, IOCTL, &[0x54d0, 0x54d9]),

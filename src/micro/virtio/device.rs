@@ -33,8 +33,10 @@ pub(crate) trait Device: Send + Debug {
     /// How many queues it has, and how long each may be: a power of 2.
     fn queue_sizes(&self) -> &[u16];
 
-    /// The guest reads from its configuration space; what lies beyond reads as zero.
-    fn read_config(&self, offset: u64, data: &mut [u8]);
+    /// What the guest reads in its configuration space; what lies beyond reads as zero.
+    fn config(&self) -> Vec<u8> {
+        Vec::new()
+    }
 
     /// The guest writes to its configuration space; what may not be written is ignored.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}

@@ -18,7 +18,7 @@ pub(crate) mod state;
 mod tests;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
@@ -96,6 +96,8 @@ pub(crate) struct Transport {
     /// As the driver sets them up. While active, the positions are the handlers' to know.
     queues: Vec<QueueState>,
     places: Vec<Place>,
+    /// That a driver set up a ring that is none: it may do so as often as it likes.
+    complaint: Once,
 }
 
 impl Transport {
@@ -142,6 +144,7 @@ impl Transport {
             driver_features_selector: 0,
             queue_selector: 0,
             places: Vec::new(),
+            complaint: Once::new(),
         })
     }
 
@@ -290,7 +293,9 @@ impl Transport {
             TransportError::Fault(Fault {
                 device,
                 problem: Problem::Queue { queue, source },
-            }) => tracing::warn!(device, queue, %source, "a driver set up a ring that is none"),
+            }) => self.complaint.call_once(|| {
+                tracing::warn!(device, queue, %source, "a driver set up a ring that is none");
+            }),
             other => self.fail(other),
         }
     }

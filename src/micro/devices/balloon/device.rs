@@ -1,7 +1,7 @@
 //! The balloon as its driver finds it, and its size as others see it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
@@ -9,11 +9,9 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use super::PAGE;
 use super::persist::State;
 use super::queue::{Balloon as Handler, Role, Served};
-use crate::micro::bus::lock;
 use crate::micro::devices::DeviceState;
 use crate::micro::notice::Fault;
 use crate::micro::virtio::device::{Activation, Device, Placed};
-use crate::micro::virtio::interrupt::Interrupt;
 use crate::units::ByteSize;
 
 /// The driver takes pages out of the balloon before its kernel kills a process for want of them
@@ -39,30 +37,19 @@ pub(crate) struct Balloon {
     page: u64,
 }
 
-/// A balloon's size, to be seen and set by any thread.
+/// A balloon's size, to be seen by any thread.
 #[derive(Debug)]
 pub(crate) struct Size {
     /// Pages of 4 KiB, as it is to be.
-    target: AtomicU32,
+    target: u32,
     /// Pages of 4 KiB, as the driver said that it is.
     actual: AtomicU32,
-    /// While there is a driver.
-    interrupt: Mutex<Option<Arc<Interrupt>>>,
 }
 
 impl Size {
-    /// Tells the driver how much memory the guest is to do without. It complies when it can.
-    #[cfg(test)]
-    pub(crate) fn set_target(&self, target: ByteSize) {
-        self.target.store(pages(target), Ordering::SeqCst);
-        if let Some(interrupt) = &*lock(&self.interrupt) {
-            interrupt.configuration_changed();
-        }
-    }
-
     /// How much memory the guest is to do without.
     pub(crate) fn target(&self) -> ByteSize {
-        ByteSize::from_bytes(PAGE * u64::from(self.target.load(Ordering::SeqCst)))
+        ByteSize::from_bytes(PAGE * u64::from(self.target))
     }
 
     /// How much memory the guest does without, as its driver says.
@@ -81,9 +68,8 @@ impl Balloon {
         };
         let state = saved.unwrap_or(&fresh);
         let size = Size {
-            target: AtomicU32::new(state.target),
+            target: state.target,
             actual: AtomicU32::new(state.actual),
-            interrupt: Mutex::new(None),
         };
         Self {
             size: Arc::new(size),
@@ -91,14 +77,14 @@ impl Balloon {
         }
     }
 
-    /// Its size, for those who set or show it while the transport has the device.
+    /// Its size, for those who show it while the transport has the device.
     pub(crate) fn size(&self) -> Arc<Size> {
         Arc::clone(&self.size)
     }
 
     fn state(&self) -> State {
         State {
-            target: self.size.target.load(Ordering::SeqCst),
+            target: self.size.target,
             actual: self.size.actual.load(Ordering::SeqCst),
         }
     }
@@ -122,15 +108,9 @@ impl Device for Balloon {
         &QUEUE_SIZES
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
+    fn config(&self) -> Vec<u8> {
         let State { target, actual } = self.state();
-        let config = [target.to_le_bytes(), actual.to_le_bytes()].concat();
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        let found = config.get(offset..).unwrap_or_default();
-        for (to, from) in data.iter_mut().zip(found) {
-            *to = *from;
-        }
+        [target.to_le_bytes(), actual.to_le_bytes()].concat()
     }
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {
@@ -148,7 +128,6 @@ impl Device for Balloon {
             interrupt,
             notices,
         } = activation;
-        *lock(&self.size.interrupt) = Some(Arc::clone(&interrupt));
         let served = queues.into_iter().filter_map(|active| {
             let role = match active.index {
                 0 => Role::Inflate,
@@ -171,7 +150,6 @@ impl Device for Balloon {
     }
 
     fn reset(&mut self) {
-        *lock(&self.size.interrupt) = None;
         // A guest that boots anew has all its memory.
         self.size.actual.store(0, Ordering::SeqCst);
     }

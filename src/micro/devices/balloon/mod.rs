@@ -1,11 +1,12 @@
 //! The memory balloon: pages that the guest does without go back to the host.
 //!
 //! ```text
-//! set_target ─▶ num_pages, interrupt ─▶ driver: takes pages from its kernel ─▶ inflate ─┐
-//!                                              gives them back ◀────────────── deflate  │ whole pages:
-//!                                              pages that are free for now ─▶ reporting ┴─▶ MADV_DONTNEED
+//! num_pages ─▶ driver: takes pages from its kernel ─▶ inflate ─┐
+//!                     gives them back ◀────────────── deflate  │ whole pages:
+//!                     pages that are free for now ─▶ reporting ┴─▶ MADV_DONTNEED
 //! ```
-//! Source: virtio 1.2, section 5.5; the size counts pages of 4 KiB, whatever the host's are.
+//! Source: virtio 1.2, section 5.5; the size counts pages of 4 KiB, whatever the host's are. It is the
+//! specification's for a VM's whole life.
 //! Invariants: only guest RAM is given up, and only pages that lie within what the driver named. RAM
 //! is a private mapping, so giving up a page drops it: what is read there next is zero, or what the
 //! file has from which a restored guest's RAM is mapped, and the driver may count on neither (nor

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -76,6 +76,8 @@ pub(super) struct Backend {
     ring: Option<Ring>,
     memory: GuestMemoryMmap,
     done: VecDeque<Done>,
+    /// That the host failed it: a guest on a full file system tries again and again.
+    pub(super) complaint: Once,
 }
 
 impl Backend {
@@ -92,6 +94,7 @@ impl Backend {
             ring,
             memory: GuestMemoryMmap::default(),
             done: VecDeque::new(),
+            complaint: Once::new(),
         }
     }
 
@@ -377,6 +380,23 @@ mod tests {
             assert_eq!(read, [1; 4096]);
             assert!(backend.next_done().is_none() && backend.has_room());
         }
+    }
+
+    #[test]
+    fn a_lane_may_write_zeroes_where_no_range_can_be_zeroed() {
+        let zeroed = std::thread::spawn(|| {
+            // Like a file of ramfs, NFS or FAT it has no ranges; it takes no bytes at a place, either.
+            let comm = File::options().write(true).open("/proc/thread-self/comm");
+            let mut backend = Backend::new(Arc::new(comm.unwrap()), 8, false);
+            crate::micro::seccomp::lane().unwrap()().unwrap();
+            let effect = Effect::Zero { unmap: false };
+            let tag = Tag { effect, ..tag(0) };
+            let none = Buffers::default();
+            backend.start(tag, (0, 512), &none).unwrap();
+            backend.next_done().unwrap().1
+        });
+        let error = zeroed.join().unwrap().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ESPIPE), "{error}");
     }
 
     #[test]

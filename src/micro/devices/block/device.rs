@@ -210,11 +210,8 @@ impl Device for Block {
         &self.queue_sizes
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        let rest = self.config.get(offset..).unwrap_or_default();
-        let length = rest.len().min(data.len());
-        data[..length].copy_from_slice(&rest[..length]);
+    fn config(&self) -> Vec<u8> {
+        self.config.to_vec()
     }
 
     fn activate(&mut self, activation: Activation) -> Result<Vec<Placed>, Fault> {

@@ -66,11 +66,9 @@ impl Requests {
         // A driver that always adds more must not keep the lane to itself.
         let mut left = self.queue.size();
         while left > 0 && backend.has_room() {
+            left -= 1;
             match Chain::next(&mut self.queue, &self.memory, self.index, limits)? {
-                Some(chain) => {
-                    left -= 1;
-                    used |= self.begin(chain, &mut backend)?;
-                }
+                Some(chain) => used |= self.begin(chain, &mut backend)?,
                 None => {
                     let enabled = self.queue.enable_notification(&self.memory);
                     if !enabled.map_err(|source| self.broken(source))? {
@@ -162,7 +160,11 @@ impl Requests {
                 }
                 Ok(()) => (status(VIRTIO_BLK_S_OK), 0),
                 Err(error) => {
-                    tracing::warn!(effect = ?tag.effect, %error, "the host failed a disk");
+                    backend.complaint.call_once(|| {
+                        let disk = String::from_utf8_lossy(&self.id);
+                        let disk = disk.trim_end_matches('\0');
+                        tracing::warn!(disk, effect = ?tag.effect, %error, "the host failed a disk");
+                    });
                     (status(VIRTIO_BLK_S_IOERR), 0)
                 }
             };

@@ -7,6 +7,7 @@
 //! room for an answer is a `Fault`. The TAP device gives the guest all frames of its link, so every
 //! filter that a driver may ask for is a wish that needs no work: its network stack drops the rest.
 
+use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
@@ -151,10 +152,8 @@ impl Control {
         if pairs == 0 || usize::from(pairs) > most {
             return Err(Refused);
         }
-        self.shared.tap.set_pairs(pairs).map_err(|error| {
-            tracing::warn!(device = self.device, pairs, %error, "cannot use these queues");
-            Refused
-        })?;
+        let set = self.shared.tap.set_pairs(pairs);
+        set.map_err(|error| self.refuse("use so many of its queues", &error))?;
         lock(&self.shared.settings)
             .get_or_insert_with(|| super::persist::Settings::initial(self.features))
             .pairs = pairs;
@@ -169,14 +168,19 @@ impl Control {
         if offloads & !(self.features & super::device::GUEST_OFFLOADS) != 0 {
             return Err(Refused);
         }
-        self.shared.tap.set_offloads(offloads).map_err(|error| {
-            tracing::warn!(device = self.device, offloads, %error, "cannot set these offloads");
-            Refused
-        })?;
+        let set = self.shared.tap.set_offloads(offloads);
+        set.map_err(|error| self.refuse("set its offloads", &error))?;
         lock(&self.shared.settings)
             .get_or_insert_with(|| super::persist::Settings::initial(self.features))
             .offloads = offloads;
         Ok(())
+    }
+
+    fn refuse(&self, operation: &str, error: &io::Error) -> Refused {
+        self.shared.complaint.call_once(|| {
+            tracing::warn!(device = self.device, %error, "the kernel does not {operation}");
+        });
+        Refused
     }
 
     fn broken(&self, source: Error) -> Problem {

@@ -1,7 +1,7 @@
 //! The interface as its driver finds it: features, configuration, activation.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
@@ -95,7 +95,7 @@ pub(crate) struct Net {
     name: String,
     nic: Nic,
     sizes: Vec<u16>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     /// What the first activation takes up, after a restore.
     restored: Option<Settings>,
 }
@@ -108,6 +108,8 @@ pub(super) struct Shared {
     mac: Mutex<[u8; 6]>,
     /// While active.
     pub(super) settings: Mutex<Option<Settings>>,
+    /// That the kernel refused a command: the driver may repeat it as often as it likes.
+    pub(super) complaint: Once,
 }
 
 impl Shared {
@@ -149,19 +151,10 @@ impl Net {
                 tap,
                 mac: Mutex::new(nic.mac.bytes()),
                 settings: Mutex::new(None),
+                complaint: Once::new(),
             }),
             restored,
         }
-    }
-
-    /// The configuration space (virtio 1.2, 5.1.4).
-    fn config(&self) -> [u8; 12] {
-        let mut config = [0; 12];
-        config[..6].copy_from_slice(&*lock(&self.shared.mac));
-        config[6..8].copy_from_slice(&LINK_UP.to_le_bytes());
-        config[8..10].copy_from_slice(&self.nic.queue_pairs.to_le_bytes());
-        config[10..].copy_from_slice(&self.nic.mtu.to_le_bytes());
-        config
     }
 
     /// Sets the TAP device for a driver that accepted `features`.
@@ -277,14 +270,11 @@ impl Device for Net {
         &self.sizes
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
-        let config = self.config();
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        let found = config.get(offset..).unwrap_or_default();
-        for (to, from) in data.iter_mut().zip(found) {
-            *to = *from;
-        }
+    /// virtio 1.2, 5.1.4: struct virtio_net_config.
+    fn config(&self) -> Vec<u8> {
+        let mac = *lock(&self.shared.mac);
+        let rest = [LINK_UP, self.nic.queue_pairs, self.nic.mtu].map(u16::to_le_bytes);
+        [&mac[..], rest.as_flattened()].concat()
     }
 
     fn activate(&mut self, activation: Activation) -> Result<Vec<Placed>, Fault> {

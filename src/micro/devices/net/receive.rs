@@ -153,6 +153,10 @@ impl Receiver {
         failed.map_err(|source| self.broken(source))?;
         for _ in 0..FRAMES_PER_EVENT {
             if !self.gather()? {
+                let more = self.queue.enable_notification(&self.memory);
+                if more.map_err(|source| self.broken(source))? {
+                    continue;
+                }
                 return Ok(Pause::Idle);
             }
             let length = match self.held.take() {
@@ -171,27 +175,20 @@ impl Receiver {
         Ok(Pause::Share)
     }
 
-    /// Gathers room for the next frame; without any, the driver's next chain is an event.
+    /// Gathers room for the next frame; whether there is enough.
     fn gather(&mut self) -> Result<bool, Problem> {
-        loop {
-            self.take_chains()?;
-            let enough = match self.held {
-                None => !self.ready.is_empty(),
-                Some(held) => self.ready_bytes >= held.length,
-            };
-            if enough {
+        self.take_chains()?;
+        if let Some(held) = self.held {
+            if self.ready_bytes >= held.length {
                 return Ok(true);
             }
-            if self.ready.len() >= usize::from(self.queue.size()) || !self.segments.has_room() {
-                tracing::debug!(queue = self.index, "a frame is larger than all of the ring");
-                self.held = None;
-                continue;
-            }
-            let more = self.queue.enable_notification(&self.memory);
-            if !more.map_err(|source| self.broken(source))? {
+            if self.ready.len() < usize::from(self.queue.size()) && self.segments.has_room() {
                 return Ok(false);
             }
+            tracing::debug!(queue = self.index, "a frame is larger than all of the ring");
+            self.held = None;
         }
+        Ok(!self.ready.is_empty())
     }
 
     fn take_chains(&mut self) -> Result<(), Problem> {

@@ -35,8 +35,6 @@ impl Device for Rng {
         &[QUEUE_SIZE]
     }
 
-    fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
-
     fn activate(&mut self, activation: Activation) -> Result<Vec<Placed>, Fault> {
         let place = |queue| Placed {
             lane: 0,

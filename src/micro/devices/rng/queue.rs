@@ -43,21 +43,21 @@ impl RngQueue {
             pieces: usize::from(queue.size()),
             bytes: u32::MAX,
         };
-        let mut served = 0;
-        let more = loop {
-            if served == REQUESTS_AT_ONCE {
-                break true;
-            }
-            if let Some(chain) = Chain::next(queue, &self.memory, index, limits)? {
-                let written = fill(&chain.writable, &self.memory)?;
-                let used = queue.add_used(&self.memory, chain.head, written);
-                used.map_err(broken)?;
-                served += 1;
-            } else if !queue.enable_notification(&self.memory).map_err(broken)? {
-                break false;
-            }
-        };
-        if served > 0 && queue.needs_notification(&self.memory).map_err(broken)? {
+        let (mut more, mut served) = (true, false);
+        for _ in 0..REQUESTS_AT_ONCE {
+            let Some(chain) = Chain::next(queue, &self.memory, index, limits)? else {
+                more = queue.enable_notification(&self.memory).map_err(broken)?;
+                if !more {
+                    break;
+                }
+                continue;
+            };
+            let written = fill(&chain.writable, &self.memory)?;
+            let used = queue.add_used(&self.memory, chain.head, written);
+            used.map_err(broken)?;
+            served = true;
+        }
+        if served && queue.needs_notification(&self.memory).map_err(broken)? {
             self.interrupt.used();
         }
         Ok(more)

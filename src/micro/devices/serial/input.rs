@@ -10,13 +10,10 @@
 use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use virtio_queue::QueueState;
 
 use super::console::Console;
 use super::device::{Room, Serial};
 use crate::micro::bus::{Shared, lock};
-use crate::micro::notice::Fault;
-use crate::micro::virtio::device::QueueHandler;
 
 /// The events of an [`Input`].
 const TYPED: u32 = 0;
@@ -96,16 +93,6 @@ impl MutEventSubscriber for Input {
     }
 }
 
-impl QueueHandler for Input {
-    fn quiesce(&mut self) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn queues(&self) -> Vec<(u16, QueueState)> {
-        Vec::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,9 +114,7 @@ mod tests {
         lock(&serial).write(1, &[1]);
         let prologue = crate::micro::seccomp::lane().unwrap();
         let lanes = Lanes::start(1, &prologue).unwrap();
-        lanes
-            .add(0, Box::new(Input::new(&console, &serial)))
-            .unwrap();
+        lanes.watch(0, Input::new(&console, &serial)).unwrap();
 
         let hub = console.terminal().unwrap();
         let pasted: Vec<u8> = (0..20_000_u32)

@@ -85,12 +85,8 @@ impl Device for Vsock {
         &QUEUE_SIZES
     }
 
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.cid.to_le_bytes();
-        for (at, byte) in (offset..).zip(data) {
-            let at = usize::try_from(at).unwrap_or(usize::MAX);
-            *byte = config.get(at).copied().unwrap_or(0);
-        }
+    fn config(&self) -> Vec<u8> {
+        self.cid.to_le_bytes().to_vec()
     }
 
     fn activate(&mut self, activation: Activation) -> Result<Vec<Placed>, Fault> {

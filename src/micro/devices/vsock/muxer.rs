@@ -6,8 +6,8 @@
 //! serve_sockets() ──▶ by token ──▶ Connection ──┤
 //!                                               └▶ is_ready: in `line` ──▶ transmit() ──▶ packet
 //! ```
-//! Invariants: tokens are never used twice, so an event of a socket that is gone finds nothing; a
-//! connection is in `line` at most once; each has its turn, one packet at a time.
+//! Invariants: tokens are never used twice, so an event of a socket that is gone finds nothing; `line`
+//! has connections that there are, each at most once; each has its turn, one packet at a time.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -226,6 +226,10 @@ impl Muxer {
     fn forget(&mut self, token: u64) -> Option<Connection> {
         let connection = self.connections.remove(&token)?;
         self.by_ports.remove(&connection.ports);
+        if connection.queued {
+            // A guest that takes no packets would let the line grow with each that it takes back.
+            self.line.retain(|queued| *queued != token);
+        }
         Some(connection)
     }
 

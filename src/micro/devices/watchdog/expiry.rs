@@ -4,12 +4,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use virtio_queue::QueueState;
 
 use super::device::{Watchdog, WatchdogError};
 use crate::micro::bus::{Shared, lock};
-use crate::micro::notice::Fault;
-use crate::micro::virtio::device::QueueHandler;
 
 /// Expires a watchdog whose timer fires. It serves no queues.
 #[derive(Debug)]
@@ -44,16 +41,6 @@ impl MutEventSubscriber for Expiry {
     }
 }
 
-impl QueueHandler for Expiry {
-    fn quiesce(&mut self) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn queues(&self) -> Vec<(u16, QueueState)> {
-        Vec::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,9 +56,7 @@ mod tests {
         let (sender, told) = channel();
         let watchdog = Watchdog::new(Notices::new(sender), None).unwrap();
         let lanes = Lanes::start(1, &crate::micro::seccomp::lane().unwrap()).unwrap();
-        lanes
-            .add(0, Box::new(Expiry::new(&watchdog).unwrap()))
-            .unwrap();
+        lanes.watch(0, Expiry::new(&watchdog).unwrap()).unwrap();
         let begun = Instant::now();
         lock(&watchdog).write(COUNTDOWN, &10_u32.to_le_bytes());
         lock(&watchdog).write(RUNNING, &1_u32.to_le_bytes());

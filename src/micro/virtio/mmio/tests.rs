@@ -12,6 +12,7 @@ use super::state::TransportState;
 use super::*;
 use crate::micro::bus::{Region, lock};
 use crate::micro::devices::DeviceState;
+use crate::micro::fixture::logged;
 use crate::micro::virtio::device::{Placed, QueueHandler};
 use crate::micro::virtio::fixture::{Driver, NO_RAM};
 
@@ -48,13 +49,8 @@ impl Device for Sevens {
     fn queue_sizes(&self) -> &[u16] {
         &[8, 16]
     }
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let rest = self
-            .config
-            .get(usize::try_from(offset).unwrap()..)
-            .unwrap_or_default();
-        let length = rest.len().min(data.len());
-        data[..length].copy_from_slice(&rest[..length]);
+    fn config(&self) -> Vec<u8> {
+        self.config.to_vec()
     }
     fn write_config(&mut self, offset: u64, data: &[u8]) {
         lock(&self.log).push(format!("config {offset} {data:?}"));
@@ -183,7 +179,9 @@ fn registers_are_four_bytes_wide_and_the_configuration_is_any() {
         (1, 2, vec![2, 3]),
         (0, 8, vec![1, 2, 3, 4, 5, 6, 7, 8]),
         (6, 4, vec![7, 8, 0, 0]),
+        (8, 2, vec![0, 0]),
         (0xeff, 1, vec![0]),
+        (u64::MAX - 0x100, 4, vec![0; 4]),
     ] {
         assert_eq!(driver.config(offset, width), expected, "{offset}");
     }
@@ -320,6 +318,25 @@ fn a_ring_that_is_none_needs_a_reset_and_gets_no_handler() {
         let head = driver.send(0, &[buffer]);
         assert_eq!(driver.wait(0), (head, 7), "{case}: a reset heals");
     }
+}
+
+#[test]
+fn a_driver_that_sets_up_broken_rings_for_ever_fills_no_log() {
+    let mut driver = Driver::find(sevens().0);
+    let said = logged(|| {
+        for _ in 0..3 {
+            assert!(driver.negotiate(V1));
+            let state = QueueState {
+                size: 8,
+                ready: true,
+                ..QueueState::default()
+            };
+            driver.tell_queue(0, &state);
+            driver.write(0x70, 15);
+            assert_eq!(driver.read(0x70), 0x4f);
+        }
+    });
+    assert_eq!(said.matches("a ring that is none").count(), 1, "{said}");
 }
 
 #[test]

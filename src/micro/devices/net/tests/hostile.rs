@@ -5,8 +5,13 @@ use proptest::sample::select;
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress};
 
+use super::super::control::Control;
+use super::super::device::Net;
 use super::super::{MAX_FRAME, Pause};
+use super::device::nic;
 use super::*;
+use crate::micro::fixture::logged;
+use crate::micro::notice::Notices;
 use crate::micro::virtio::fixture::NO_RAM;
 
 /// A table for indirect descriptors.
@@ -79,4 +84,40 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn commands_that_the_kernel_refuses_for_ever_fill_no_log() {
+    let mut fixture = Fixture::new(SIZE);
+    // No TAP device at all.
+    let (_wire, tap) = std::os::unix::net::UnixStream::pair().unwrap();
+    let tap = Tap::new(vec![File::from(std::os::fd::OwnedFd::from(tap))]);
+    let net = Net::new(&nic("tap0", 1), tap, None);
+    let mut control = Control {
+        device: "nic tap0".to_owned(),
+        active: fixture.active(2),
+        memory: fixture.memory.clone(),
+        features: u64::MAX,
+        shared: Arc::clone(&net.shared),
+        wake: vec![],
+        interrupt: fixture.interrupt(),
+        notices: Notices::new(std::sync::mpsc::channel().0),
+        told: 0,
+    };
+    let (command, ack) = (readable(HEAP, 10), writable(HEAP + 10, 1));
+    let no_offloads = [&[5, 0][..], &[0; 8]].concat();
+    fixture
+        .memory
+        .write_slice(&no_offloads, GuestAddress(command.at))
+        .unwrap();
+    let said = logged(|| {
+        for _ in 0..3 {
+            fixture.ring.offer(&[command, ack]);
+            control.work().unwrap();
+            assert_eq!(fixture.used(), [1]);
+            let refused: u8 = fixture.memory.read_obj(GuestAddress(ack.at)).unwrap();
+            assert_eq!(refused, 1);
+        }
+    });
+    assert_eq!(said.matches("nic tap0").count(), 1, "{said}");
 }

@@ -613,3 +613,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn connections_that_a_guest_takes_back_leave_nothing_behind() {
+    let mut guest = Guest::new();
+    let service = guest.service(7);
+    let ports = Ports { host: 7, guest: 1 };
+    for op in [op::RESET, op::REQUEST] {
+        for _ in 0..100 {
+            guest.send(ports, op::REQUEST, 0, &[]);
+            service.accept().unwrap();
+            guest.send(ports, op, 0, &[]);
+        }
+        assert_eq!(guest.muxer.connections(), 0);
+        assert_eq!(guest.muxer.line.len(), 0, "it takes no packets");
+    }
+}
