@@ -9,5 +9,6 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     for function in WEAK_IN_STD {
         println!("cargo::rustc-link-arg-bins=-Wl,--undefined={function}");
+        println!("cargo::rustc-link-arg-examples=-Wl,--undefined={function}");
     }
 }
