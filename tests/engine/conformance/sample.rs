@@ -38,8 +38,10 @@ use super::spec::{Tap, disk, nic};
 use super::vm::well;
 use super::{Lab, SOON, Subject, payload, run, say, throughput};
 
+type Body = fn(&Sample);
+
 /// What the bench can ask for.
-const SAMPLES: &[(&str, fn(&Sample))] = &[
+const SAMPLES: &[(&str, Body)] = &[
     ("counter-boot", counter_boot),
     ("counter-save", counter_save),
     ("counter-restore", counter_restore),
