@@ -13,10 +13,11 @@ skipped() {
     echo "SKIPPED: $1" | tee -a "${OUT:-$work/native}/skipped"
 }
 
-# in_turn ROUND SAMPLE MIB: one sample of each engine.
+# in_turn ROUND SAMPLE MIB: one sample of each engine; who comes first changes with the rounds.
 in_turn() {
-    local engine
-    for engine in $ENGINES; do
+    local engine engines=$ENGINES
+    [ $(($1 % 2)) = 1 ] || engines=$(tr ' ' '\n' <<<"$ENGINES" | tac)
+    for engine in $engines; do
         take "$engine" "$@"
     done
 }
