@@ -17,6 +17,7 @@ use event_manager::{EventManager, RemoteEndpoint, SubscriberId, SubscriberOps};
 
 use super::bus::lock;
 use super::virtio::device::QueueHandler;
+use crate::sys::thread::STACK_BYTES;
 
 /// What a lane serves.
 pub(crate) type Handler = Box<dyn QueueHandler>;
@@ -134,6 +135,7 @@ impl Lane {
         let (started, endpoint) = channel();
         let thread = std::thread::Builder::new()
             .name(format!("io{number}"))
+            .stack_size(STACK_BYTES)
             .spawn(move || serve(&prologue, &started))
             .map_err(failed)?;
         let endpoint = endpoint

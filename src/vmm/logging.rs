@@ -12,10 +12,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Stack of the writing thread, which needs little. The usual 2 MiB, if they happen to be aligned (and
-/// those of a process's first thread do), become a huge page as soon as one byte is touched, where
-/// the host makes huge pages of everything.
-const STACK_BYTES: usize = 128 << 10;
+use crate::sys::thread;
 
 /// Sends each record as one message.
 #[derive(Clone, Debug)]
@@ -52,7 +49,7 @@ pub fn install() -> io::Result<()> {
     let (records, incoming) = channel::<Vec<u8>>();
     std::thread::Builder::new()
         .name("log".into())
-        .stack_size(STACK_BYTES)
+        .stack_size(thread::STACK_BYTES)
         .spawn(move || {
             for record in incoming {
                 // Where the log cannot be written, there is no place left to say so.
