@@ -35,5 +35,5 @@ map(.value |= thousandth)
     (.figure | rank(["boot", "restore", "restore-call", "pause", "halted", "beyond-ram",
         "beyond-ram-anonymous", "disk-read", "disk-write", "tcp-in", "tcp-out"])),
     .mib, (.engine | rank(["micro", "cloud-hypervisor"])))
-| {date: $date, revision: $revision, host: {cpu: $cpu, cpus: ($cpus | tonumber), kernel: $kernel},
+| {date: $date, revision: $revision, host: {cpu: $cpu, cpus: ($cpus | tonumber), kernel: $kernel, load: ($load | tonumber)},
     skipped: ($skipped | split("\n") | map(select(. != "") | sub("^SKIPPED: "; ""))), figures: .}

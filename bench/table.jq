@@ -13,7 +13,7 @@ def number:
 def row: (.[0] | left(7)) + (.[1] | left(8)) + (.[2] | left(33)) + (.[3] | left(18)) +
     (.[4:9] | map(right(9)) | add) + (.[9] | right(7)) + "  " + .[10];
 
-"engines at \(.revision), on \(.host.cpus) x \(.host.cpu), Linux \(.host.kernel)",
+"engines at \(.revision), on \(.host.cpus) x \(.host.cpu), Linux \(.host.kernel), with a load of \(.host.load // "?")",
 "ratio: to the peer\u0027s median; of times and memory less is better, of MiB/s more",
 "",
 (["where", "guest", "figure", "engine", "min", "median", "max", "unit", "n", "ratio", "budget"] | row),
