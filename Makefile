@@ -1,6 +1,7 @@
 # make build    the program: with both engines where Cloud Hypervisor's source can be fetched, else with micro
 # make demo     build it and watch it work
 # make test     all tests, one closing line a tier
+# make bench    the engines side by side: boot, restore, memory, disk, network (bench/run)
 # make lint     clippy and rustfmt, as CI has them
 # make fmt      format the code
 # make fuzz     give the micro engine what a hostile guest would, SECONDS=600 a target (fuzz/README.md)
@@ -12,7 +13,7 @@ export COCOON_REVISION := $(shell git describe --always --dirty 2>/dev/null || e
 # Of the commit, not of the build: the same source gives the same program, and nothing is built twice.
 export COCOON_BUILT := $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 
-.PHONY: build demo test lint fmt fuzz install clean
+.PHONY: build demo test bench lint fmt fuzz install clean
 .NOTPARALLEL:
 
 build:
@@ -34,6 +35,10 @@ demo: build
 test:
 	@tools/prepare
 	@tests/all
+
+bench:
+	@tools/prepare
+	@bench/run
 
 lint:
 	cargo fmt --all --check

@@ -22,6 +22,7 @@ use virtio_queue::QueueState;
 use super::bus::lock;
 use super::notice::Fault;
 use super::virtio::device::QueueHandler;
+use crate::sys::thread::STACK_BYTES;
 
 /// What a lane serves.
 pub(crate) type Handler = Box<dyn QueueHandler>;
@@ -175,6 +176,7 @@ impl Lane {
         let (started, endpoint) = channel();
         let thread = std::thread::Builder::new()
             .name(format!("io{number}"))
+            .stack_size(STACK_BYTES)
             .spawn(move || serve(&prologue, &started))
             .map_err(failed)?;
         let endpoint = endpoint

@@ -30,6 +30,7 @@ use super::devices::serial::console::Console;
 use super::error::{Error, chain};
 use super::notice::{Notice, Notices};
 use super::vm::Vm;
+use crate::sys::thread::STACK_BYTES;
 use crate::vm::spec::VmSpec;
 use crate::vmm::Machine;
 use crate::vmm::engine::{EngineError, Event, StopReason};
@@ -127,6 +128,7 @@ fn raise_descriptor_limit() {
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new()
         .name(name.to_owned())
+        .stack_size(STACK_BYTES)
         .spawn(body)
         .map(drop)
 }

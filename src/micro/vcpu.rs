@@ -26,6 +26,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 use super::bus::Bus;
 use super::lane::Prologue;
 use super::notice::{Notice, Notices};
+use crate::sys::thread::STACK_BYTES;
 
 /// Work for a vCPU's thread, on its vCPU.
 type Work = Box<dyn FnOnce(&VcpuFd) + Send>;
@@ -167,6 +168,7 @@ impl Vcpu {
         let (ready, started) = channel();
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{number}"))
+            .stack_size(STACK_BYTES)
             .spawn(move || {
                 let runner = Runner {
                     number,

@@ -10,5 +10,6 @@ pub mod netns;
 pub mod pidfd;
 pub mod seccomp;
 pub mod sigpipe;
+pub mod thread;
 pub mod tty;
 pub mod tun;

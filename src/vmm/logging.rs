@@ -12,6 +12,8 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::sys::thread;
+
 /// Sends each record as one message.
 #[derive(Clone, Debug)]
 struct ChannelWriter {
@@ -47,6 +49,7 @@ pub fn install() -> io::Result<()> {
     let (records, incoming) = channel::<Vec<u8>>();
     std::thread::Builder::new()
         .name("log".into())
+        .stack_size(thread::STACK_BYTES)
         .spawn(move || {
             for record in incoming {
                 // Where the log cannot be written, there is no place left to say so.

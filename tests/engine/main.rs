@@ -16,6 +16,6 @@ static MICRO: Subject = Subject {
     special: &[],
 };
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     conformance::main(&MICRO)
 }

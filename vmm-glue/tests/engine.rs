@@ -58,7 +58,7 @@ static CLOUD_HYPERVISOR: Subject = Subject {
     ],
 };
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     conformance::main(&CLOUD_HYPERVISOR)
 }
 

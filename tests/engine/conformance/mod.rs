@@ -6,6 +6,7 @@
 //!     (+ cases of its own)                     └─ …
 //! ```
 //! An engine runs one VM in a process, so a case is a process, and so is each further VM of it.
+//! With `--sample`, the program measures one VM instead, for `bench/run`: see [`sample`].
 //!
 //! | variable | |
 //! |---|---|
@@ -27,8 +28,10 @@ pub(crate) mod devices;
 pub(crate) mod life;
 pub(crate) mod payload;
 pub(crate) mod run;
+pub(crate) mod sample;
 pub(crate) mod saved;
 pub(crate) mod spec;
+pub(crate) mod throughput;
 pub(crate) mod ticker;
 pub(crate) mod vm;
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
-use super::{Case, Lab, Needs, Subject, devices, life, saved};
+use super::{Case, Lab, Needs, Subject, devices, life, sample, saved};
 
 /// A case may not hang the list; the slowest one is a minute in the lab.
 const CASE_LIMIT: Duration = Duration::from_secs(240);
@@ -26,11 +26,15 @@ static FIGURES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// Runs the program of one engine.
 pub(crate) fn main(subject: &'static Subject) -> ExitCode {
     let mut args = env::args().skip(1);
-    if args.next().as_deref() == Some("--case") {
-        let name = args.next().unwrap_or_default();
-        // The next one is `--part`.
-        let part = args.nth(1).zip(args.next().map(PathBuf::from));
-        return run_here(subject, &name, part);
+    match args.next().as_deref() {
+        Some("--case") => {
+            let name = args.next().unwrap_or_default();
+            // The next one is `--part`.
+            let part = args.nth(1).zip(args.next().map(PathBuf::from));
+            return run_here(subject, &name, part);
+        }
+        Some("--sample") => return sample::main(subject, &args.collect::<Vec<_>>()),
+        _ => {}
     }
     let mut arguments = Arguments::from_args();
     // A guest under emulation takes all there is.
@@ -60,18 +64,26 @@ fn run_here(subject: &'static Subject, name: &str, part: Option<(String, PathBuf
     let Some((_, case)) = cases(subject).find(|(_, case)| case.name == name) else {
         return ExitCode::from(2);
     };
+    (case.body)(&lab(subject, case.name, part));
+    ExitCode::SUCCESS
+}
+
+/// Makes this process one that runs a VM.
+pub(crate) fn lab(
+    subject: &'static Subject,
+    case: &'static str,
+    part: Option<(String, PathBuf)>,
+) -> Lab {
     // Whatever becomes of the list, its guests do not stay.
     set_parent_process_death_signal(Some(Signal::KILL)).expect("it is a signal");
     cocoon::vmm::logging::install().expect("there is no other log");
-    let lab = Lab {
+    Lab {
         subject,
         folder: tempfile::tempdir().expect("there is room"),
         part,
-        case: case.name,
+        case,
         guest: guest(),
-    };
-    (case.body)(&lab);
-    ExitCode::SUCCESS
+    }
 }
 
 fn guest() -> Option<PathBuf> {

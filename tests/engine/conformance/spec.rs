@@ -58,6 +58,27 @@ impl Lab {
         self.bare(boot)
     }
 
+    /// A VM of [`payload::counter`], with the devices that need no privilege.
+    pub(crate) fn counter(&self, memory: ByteSize, touched: ByteSize) -> VmSpec {
+        let touched = u32::try_from(touched.bytes()).expect("it lies below 4 GiB");
+        let boot = Boot::Direct {
+            kernel: self.file("counter", &payload::counter(touched)),
+            initrd: self.file("no-initrd", &[0; 4096]),
+            cmdline: "{console}".to_owned(),
+        };
+        let image = self.image("cow.img", b"", 1 << 20);
+        VmSpec {
+            memory: Memory {
+                size: memory,
+                hugepages: false,
+                balloon: Some(ByteSize::from_bytes(memory.bytes() / 4)),
+            },
+            disks: vec![disk(&image, "cocoon-cow", 1)],
+            watchdog: true,
+            ..self.bare(boot)
+        }
+    }
+
     fn bare(&self, boot: Boot) -> VmSpec {
         VmSpec {
             version: VERSION,

@@ -135,7 +135,8 @@ fn timed<T>(what: &str, act: impl FnOnce() -> T) -> T {
     done
 }
 
-fn well<T>(result: Result<T, EngineError>) -> T {
+/// What an engine gave, or a panic in its words.
+pub(crate) fn well<T>(result: Result<T, EngineError>) -> T {
     result.unwrap_or_else(|error| panic!("{}", chain(&error)))
 }
 
