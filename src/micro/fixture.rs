@@ -53,6 +53,7 @@ impl Payload {
             },
             disks: vec![],
             nics: vec![],
+            saved: None,
             vsock: None,
             ..serde_json::from_str(golden).unwrap()
         };

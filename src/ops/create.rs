@@ -13,7 +13,7 @@ use rusqlite::Transaction;
 use super::undo::Undo;
 use super::{Error, Host, disk, list, remove, require_root, specify};
 use crate::image::reference::Reference;
-use crate::network::{self, Conflist, NetworkError};
+use crate::network::{self, Conflist, NetworkError, NetworkRecord};
 use crate::store::Durability;
 use crate::store::lock::{ReferencesLock, VmLock};
 use crate::sys::interrupt::Interrupt;
@@ -64,10 +64,11 @@ struct Plan {
 }
 
 /// A VM that is recorded, named and pinned; nothing else of it exists.
-struct Reserved {
-    lock: VmLock,
-    config: VmConfig,
-    conflist: Option<Conflist>,
+pub(super) struct Reserved {
+    pub(super) lock: VmLock,
+    pub(super) config: VmConfig,
+    /// What its NICs are added by; none where it has none.
+    pub(super) conflist: Option<Conflist>,
 }
 
 /// Creates a VM and returns the right to change it.
@@ -96,21 +97,24 @@ pub fn create(host: &Host, request: Request, interrupt: &Interrupt) -> Result<Vm
 fn plan(host: &Host, request: Request) -> Result<Plan, Error> {
     check_numbers(&request)?;
     let engine = host.engine(request.engine)?.name();
-    let conflist = match request.nics {
-        0 => None,
-        _ => {
-            let conflist = Conflist::find(&host.config.cni_conf_dir)?;
-            host.plugins()
-                .check(&conflist)
-                .map_err(NetworkError::from)?;
-            Some(conflist)
-        }
-    };
+    let conflist = find_conflist(host, request.nics)?;
     Ok(Plan {
         request,
         engine,
         conflist,
     })
+}
+
+/// The network that a VM with so many NICs joins, by plugins that are there.
+pub(super) fn find_conflist(host: &Host, nics: u16) -> Result<Option<Conflist>, Error> {
+    if nics == 0 {
+        return Ok(None);
+    }
+    let conflist = Conflist::find(&host.config.cni_conf_dir)?;
+    host.plugins()
+        .check(&conflist)
+        .map_err(NetworkError::from)?;
+    Ok(Some(conflist))
 }
 
 fn check_numbers(request: &Request) -> Result<(), Error> {
@@ -255,9 +259,7 @@ fn prepare<'a>(
     });
     layout.prepare()?;
     disk::make(&layout.cow_disk(), vm.config.storage)?;
-    if let Some(conflist) = &vm.conflist {
-        make_network(host, vm, conflist, undo)?;
-    }
+    make_network(host, vm, undo)?;
     check_engine(host, vm)?;
     if interrupt.is_raised() {
         return Err(Error::Interrupted);
@@ -281,12 +283,15 @@ fn check_engine(host: &Host, vm: &Reserved) -> Result<(), Error> {
     Ok(host.engine(Some(vm.config.engine))?.check(&spec)?)
 }
 
-fn make_network<'a>(
+/// Makes the network of a VM that has NICs.
+pub(super) fn make_network<'a>(
     host: &'a Host,
     vm: &'a Reserved,
-    conflist: &Conflist,
     undo: &mut Undo<'a>,
-) -> Result<(), Error> {
+) -> Result<Option<NetworkRecord>, Error> {
+    let Some(conflist) = &vm.conflist else {
+        return Ok(None);
+    };
     let id = vm.lock.id();
     let mut db = host.database()?;
     let mut save = |record: &network::NetworkRecord| {
@@ -295,6 +300,6 @@ fn make_network<'a>(
     let planned = network::plan(id, conflist, vm.config.nics, spec::queues(vm.config.cpu));
     save(&planned)?;
     undo.push(move || remove::take_down_network(host, id));
-    network::setup(&host.plugins(), &planned, &mut |record| Ok(save(record)?))?;
-    Ok(())
+    let made = network::setup(&host.plugins(), &planned, &mut |record| Ok(save(record)?))?;
+    Ok(Some(made))
 }

@@ -59,6 +59,7 @@ pub(super) fn specify(
             initrd: host.layout.initrd(&config.initrd_layer),
             cmdline: command_line(vm, network),
         },
+        saved: None,
         disks: disks(host, vm),
         nics: network.map(nics).unwrap_or_default(),
         netns: network.map(|network| network.netns.clone()),

@@ -1,9 +1,9 @@
 //! The life of a VM process: `cocoon __vmm`.
 //!
 //! ```text
-//! spec.json ─▶ alive.lock ─▶ netns ─▶ boot ─▶ console hub, control server ─▶ row: running ─▶ Report
-//!                                               │ events until the VM is over
-//!                        row: stopped, reason ◀─┘─▶ veth down, sockets gone, exit frees alive.lock
+//! spec.json ─▶ alive.lock ─▶ netns ─▶ boot or restore ─▶ console hub, control server ─▶ row: running ─▶ Report
+//!                                                          │ events until the VM is over
+//!                                   row: stopped, reason ◀─┘─▶ veth down, sockets gone, exit frees alive.lock
 //! ```
 //!
 //! Invariants: it holds the alive lock from before the engine begins until it exits; it reports to
@@ -129,7 +129,11 @@ fn begin(path: &Path, run: RunId, engines: &[&'static dyn Engine]) -> Result<Run
     }
     remove_socket_of_a_killed_run(&spec);
     let log = ConsoleLog::open(&spec.paths.console_log, CONSOLE_LOG)?;
-    let machine: Arc<dyn Machine> = engine.boot(&spec)?.into();
+    let machine: Arc<dyn Machine> = match &spec.saved {
+        None => engine.boot(&spec)?,
+        Some(from) => engine.restore(&spec, from)?,
+    }
+    .into();
     let hub = Hub::start(machine.console()?, &spec.paths.console_socket, log)?;
     let asked = Arc::new(AtomicBool::new(false));
     let server = serve(

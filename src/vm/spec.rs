@@ -44,6 +44,9 @@ pub struct VmSpec {
     pub memory: Memory,
     /// What is booted.
     pub boot: Boot,
+    /// The folder of a saved VM that is brought to life instead; a reset of the guest boots `boot`.
+    #[serde(default)]
+    pub saved: Option<PathBuf>,
     /// Disks in the order in which the guest sees them.
     pub disks: Vec<Disk>,
     /// Network interfaces; the guest calls number `i` `eth<i>`.

@@ -24,6 +24,7 @@
 )]
 
 pub(crate) mod console;
+pub(crate) mod counter;
 pub(crate) mod devices;
 pub(crate) mod life;
 pub(crate) mod payload;

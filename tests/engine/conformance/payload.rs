@@ -7,19 +7,13 @@
 //!          at the last tick: write 1 to port 602, the reset register of engines with a serial port
 //! ```
 //! It is a PVH kernel (Xen, docs/misc/pvh.pandoc): 32-bit code in an ELF file with a note that says
-//! where it begins. Another one counts in memory alone, for who measures: [`counter`].
+//! where it begins.
 
 /// Where the code is loaded, and begins.
 const LOAD: u32 = 0x10_0000;
 
 /// Cycles between two ticks, less than 2^32: about 6 ms.
 const TICK_CYCLES: u32 = 1 << 24;
-
-/// Where both count, in 32 bits.
-pub(crate) const COUNT: u64 = 0x20_0000;
-
-/// From where on the [`counter`] touches memory.
-const TOUCHED: u32 = 0x40_0000;
 
 /// Offset of the code in the file: behind headers and note.
 const CODE_OFFSET: u16 = 0x100;
@@ -83,30 +77,8 @@ pub(crate) fn elf(ticks: u32) -> Vec<u8> {
     kernel(code(ticks))
 }
 
-/// The ELF file of one that writes to each page of `touched_bytes`, and then counts at [`COUNT`] as
-/// fast as it can: no device takes part, so any engine runs it.
-pub(crate) fn counter(touched_bytes: u32) -> Vec<u8> {
-    let [e0, e1, e2, e3] = (TOUCHED + touched_bytes).to_le_bytes();
-    let [t0, t1, t2, t3] = TOUCHED.to_le_bytes();
-    #[rustfmt::skip]
-    let code = vec![
-        0xbf, t0, t1, t2, t3,                //  0; mov edi, TOUCHED
-        // touch:
-        0x81, 0xff, e0, e1, e2, e3,          //  5; cmp edi, TOUCHED + touched_bytes
-        0x73, 0x0a,                          // 11; jae count (23 - 13)
-        0x89, 0x3f,                          // 13; mov [edi], edi
-        0x81, 0xc7, 0x00, 0x10, 0x00, 0x00,  // 15; add edi, 4096
-        0xeb, 0xee,                          // 21; jmp touch (5 - 23)
-        // count:
-        0xff, 0x05, 0x00, 0x00, 0x20, 0x00,  // 23; inc dword [COUNT]
-        0xf3, 0x90,                          // 29; pause
-        0xeb, 0xf6,                          // 31; jmp count (23 - 33)
-    ];
-    kernel(code)
-}
-
-/// The ELF file that runs `code`.
-fn kernel(code: Vec<u8>) -> Vec<u8> {
+/// The ELF file of a kernel that runs `code`.
+pub(crate) fn kernel(code: Vec<u8>) -> Vec<u8> {
     let length = code.len() as u64;
     let mut file = Vec::new();
     // The header: ELF64, little-endian, EXEC, x86-64; two program headers from 0x40.

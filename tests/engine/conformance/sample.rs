@@ -7,7 +7,7 @@
 //! ```
 //! | sample | the VM, of MIB | figures |
 //! |---|---|---|
-//! | `counter-boot` | [`payload::counter`] | `boot` `beyond-ram` `beyond-ram-anonymous` |
+//! | `counter-boot` | [`counter`] | `boot` `beyond-ram` `beyond-ram-anonymous` |
 //! | `counter-save`, into FOLDER | one that touches a quarter of its memory | `pause` `halted` |
 //! | `counter-restore`, from FOLDER | the same | `restore-call` `restore` |
 //! | `linux-boot` | Linux with a disk and a NIC | as of the counter |
@@ -36,7 +36,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::spec::{Tap, disk, nic};
 use super::vm::well;
-use super::{Lab, SOON, Subject, payload, run, say, throughput};
+use super::{Lab, SOON, Subject, counter, run, say, throughput};
 
 type Body = fn(&Sample);
 
@@ -227,7 +227,7 @@ impl Counter {
         let ram = all.iter().find(|one| one.is_ram(memory));
         Self {
             memory: File::open("/proc/self/mem").expect("a process may read its own memory"),
-            at: ram.expect("a VM has memory").start + payload::COUNT,
+            at: ram.expect("a VM has memory").start + counter::COUNT,
         }
     }
 

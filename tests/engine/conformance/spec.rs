@@ -8,7 +8,7 @@ use std::process::Command;
 use cocoon::units::{ByteSize, Mac};
 use cocoon::vm::spec::{Boot, Cpus, Disk, DiskFormat, Memory, Nic, Paths, VERSION, VmSpec};
 
-use super::{Lab, mind_children, payload};
+use super::{Lab, counter, mind_children, payload};
 
 /// The host's address on the network of a guest's NIC.
 pub(crate) const HOST: &str = "10.11.12.1";
@@ -58,11 +58,11 @@ impl Lab {
         self.bare(boot)
     }
 
-    /// A VM of [`payload::counter`], with the devices that need no privilege.
+    /// A VM of [`counter`], with the devices that need no privilege.
     pub(crate) fn counter(&self, memory: ByteSize, touched: ByteSize) -> VmSpec {
         let touched = u32::try_from(touched.bytes()).expect("it lies below 4 GiB");
         let boot = Boot::Direct {
-            kernel: self.file("counter", &payload::counter(touched)),
+            kernel: self.file("counter", &counter::elf(touched)),
             initrd: self.file("no-initrd", &[0; 4096]),
             cmdline: "{console}".to_owned(),
         };
@@ -96,6 +96,7 @@ impl Lab {
             nics: vec![],
             netns: None,
             watchdog: false,
+            saved: None,
             vsock: None,
             paths: paths(self.folder.path()),
         }
