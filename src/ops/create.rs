@@ -192,23 +192,7 @@ fn resolve_config(host: &Host, tx: &Transaction<'_>, plan: &Plan) -> Result<VmCo
             given: image.layers.len().to_string(),
         });
     }
-    let files = image
-        .layers
-        .iter()
-        .map(|layer| host.layout.blob(&layer.digest));
-    let boot = [
-        host.layout.kernel(&image.kernel_layer),
-        host.layout.initrd(&image.initrd_layer),
-    ];
-    for path in files.chain(boot) {
-        if !is_filled(&path) {
-            return Err(Error::BlobMissing {
-                image: image.name,
-                path,
-            });
-        }
-    }
-    Ok(VmConfig {
+    let config = VmConfig {
         engine: plan.engine,
         cpu: request.cpu,
         memory: request.memory,
@@ -221,7 +205,25 @@ fn resolve_config(host: &Host, tx: &Transaction<'_>, plan: &Plan) -> Result<VmCo
         initrd_layer: image.initrd_layer,
         image_digest: image.digest,
         image: image.name,
-    })
+    };
+    check_layers(host, &config)?;
+    Ok(config)
+}
+
+/// Refuses a configuration whose layers are not all here. Within the transaction that pins them.
+pub(super) fn check_layers(host: &Host, config: &VmConfig) -> Result<(), Error> {
+    let layers = config.layers.iter().map(|layer| host.layout.blob(layer));
+    let boot = [
+        host.layout.kernel(&config.kernel_layer),
+        host.layout.initrd(&config.initrd_layer),
+    ];
+    match layers.chain(boot).find(|path| !is_filled(path)) {
+        None => Ok(()),
+        Some(path) => Err(Error::BlobMissing {
+            image: config.image.clone(),
+            path,
+        }),
+    }
 }
 
 fn is_filled(path: &Path) -> bool {

@@ -56,6 +56,13 @@ pub(crate) enum Error {
         #[source]
         source: serde_json::Error,
     },
+    /// The state of a saved VM is not one, or not of this VM.
+    #[error("{} is not the state of this saved VM", path.display())]
+    SavedState {
+        path: PathBuf,
+        #[source]
+        what: Cause,
+    },
     /// A saved VM can only be restored as what it was.
     #[error("the saved VM has {saved}, this one is to have {wanted}")]
     Shape { saved: String, wanted: String },

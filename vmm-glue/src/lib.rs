@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  VmSpec ──convert──▶ VmConfig
-//!  saved folder ─saved─▶ the same, for this spec
+//!  saved folder ─saved, patch─▶ the same, for this spec
 //!                         │ requests          ┌─ Cloud Hypervisor's threads, each under seccomp ─┐
 //!  CloudMachine ──────────┴── client ───────▶ │ vmm   vcpu*  _disk* _net*  http-server  signals  │
 //!       ▲ Event                               │ event-monitor       and a child process that     │
@@ -29,6 +29,7 @@ mod convert;
 mod error;
 mod life;
 mod machine;
+mod patch;
 mod process;
 mod saved;
 mod terminal;

@@ -1,12 +1,13 @@
 //! A saved VM, made to fit the place where it is restored.
 //!
 //! ```text
-//!  <saved>/config.json ──fit──▶ <vm>/api.restore/config.json    with the new files and TAP devices
-//!          state.json      ◀── link ── state.json
+//!  <saved>/config.json ──fit──▶ <vm>/api.restore/config.json    with the new files, TAP devices, MACs
+//!          state.json      ── patch ─▶ state.json        or a link, where no MAC changes
 //!          memory-ranges   ◀── link ── memory-ranges
 //! ```
-//! Cloud Hypervisor builds the VM from the configuration beside its state, so that is all that has to
-//! be fitted; what the guest knows of itself (MAC addresses, say) stands in the state, and stays.
+//! Cloud Hypervisor builds the VM from the configuration beside its state. The MAC stands in both: what
+//! the guest reads is of the state, and of the configuration once it was reset. A driver that runs
+//! goes on with the address that it has read, until somebody in the guest gives it another.
 //!
 //! Invariant: the saved folder is only read. Ours lives while the VMM reads it, which is not longer
 //! than the restore takes: it keeps the memory file open.
@@ -21,12 +22,16 @@ use vmm::vm_config::{DiskConfig, NetConfig, VmConfig};
 
 use crate::convert;
 use crate::error::Error;
+use crate::patch::{self, NewMac};
 
 /// The VM's configuration (`SNAPSHOT_CONFIG_FILE` of Cloud Hypervisor, which is not public).
 const CONFIG: &str = "config.json";
 
-/// What else there is: the devices' and processors' state, and the memory.
-const REST: [&str; 2] = ["state.json", "memory-ranges"];
+/// The devices' and processors' state (`SNAPSHOT_STATE_FILE`).
+const STATE: &str = "state.json";
+
+/// The memory.
+const MEMORY: &str = "memory-ranges";
 
 /// A configuration has some kilobytes; one larger than this is none.
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
@@ -44,7 +49,7 @@ impl Staged {
     /// The saved VM is not readable, or is another than `spec`'s; or the folder cannot be made.
     pub(crate) fn new(spec: &VmSpec, from: &Path) -> Result<Self, Error> {
         let saved = read(&from.join(CONFIG))?;
-        let config = fit(saved, &convert::vm_config(spec))?;
+        let (config, macs) = fit(saved, &convert::vm_config(spec))?;
         let config = serde_json::to_vec(&config).map_err(Error::Json)?;
         let folder = spec.paths.api_socket.with_extension("restore");
         // Of a VM process that was killed in here.
@@ -53,12 +58,19 @@ impl Staged {
         let staged = Self { folder };
         let path = staged.folder.join(CONFIG);
         make("write", &path, |path| fs::write(path, config))?;
-        for name in REST {
-            let original = make("find", &from.join(name), |path| path.canonicalize())?;
-            let link = staged.folder.join(name);
-            make("make the link", &link, |link| symlink(original, link))?;
+        if macs.is_empty() {
+            staged.link(from, STATE)?;
+        } else {
+            patch::state(&from.join(STATE), &staged.folder.join(STATE), &macs)?;
         }
+        staged.link(from, MEMORY)?;
         Ok(staged)
+    }
+
+    fn link(&self, from: &Path, name: &str) -> Result<(), Error> {
+        let original = make("find", &from.join(name), |path| path.canonicalize())?;
+        let link = self.folder.join(name);
+        make("make the link", &link, |link| symlink(original, link))
     }
 
     /// Where it is.
@@ -99,11 +111,12 @@ fn read(path: &Path) -> Result<VmConfig, Error> {
     })
 }
 
-/// The saved configuration, with the files, sockets and TAP devices of the wanted one.
+/// The saved configuration, with the files, sockets, TAP devices and MACs of the wanted one; and those
+/// MACs that are new.
 ///
 /// # Errors
 /// [`Error::Shape`] if they differ in more than that.
-fn fit(mut saved: VmConfig, wanted: &VmConfig) -> Result<VmConfig, Error> {
+fn fit(mut saved: VmConfig, wanted: &VmConfig) -> Result<(VmConfig, Vec<NewMac>), Error> {
     for (saved, wanted) in shape(&saved).into_iter().zip(shape(wanted)) {
         if saved != wanted {
             return Err(Error::Shape { saved, wanted });
@@ -113,18 +126,28 @@ fn fit(mut saved: VmConfig, wanted: &VmConfig) -> Result<VmConfig, Error> {
     for (saved, wanted) in saved.disks.iter_mut().flatten().zip(disks) {
         saved.path.clone_from(&wanted.path);
     }
+    let mut macs = Vec::new();
     let nics = wanted.net.iter().flatten();
     for (saved, wanted) in saved.net.iter_mut().flatten().zip(nics) {
         saved.tap.clone_from(&wanted.tap);
         // The old TAP's own address, which Cloud Hypervisor notes and would give to the new one.
         saved.host_mac = wanted.host_mac;
+        if saved.mac != wanted.mac {
+            saved.mac = wanted.mac;
+            // Cloud Hypervisor gives each device a name before it saves.
+            let device = saved.pci_common.id.clone().unwrap_or_default();
+            macs.push(NewMac {
+                device,
+                mac: wanted.mac,
+            });
+        }
     }
     if let (Some(saved), Some(wanted)) = (&mut saved.vsock, &wanted.vsock) {
         saved.socket.clone_from(&wanted.socket);
     }
     // Read again when the guest reboots.
     saved.payload.clone_from(&wanted.payload);
-    Ok(saved)
+    Ok((saved, macs))
 }
 
 /// What must not change, in words; of any two VMs, the same thing stands in the same place.
@@ -165,7 +188,7 @@ fn disk(disk: &DiskConfig) -> String {
 
 fn nic(nic: &NetConfig) -> String {
     let mtu = nic.mtu.unwrap_or_default();
-    format!("{}: MTU {mtu}, {} queues", nic.mac, nic.num_queues)
+    format!("MTU {mtu}, {} queues", nic.num_queues)
 }
 
 #[cfg(test)]
@@ -191,13 +214,26 @@ mod tests {
         let mut spec = spec();
         spec.disks[0].path = "/new/layer".into();
         spec.nics[0].tap = "tap7".to_owned();
-        let fitted = fit(saved(), &convert::vm_config(&spec)).unwrap();
+        let (fitted, macs) = fit(saved(), &convert::vm_config(&spec)).unwrap();
+        assert_eq!(macs, []);
         let mut expected = saved();
         expected.disks.as_mut().unwrap()[0].path = Some("/new/layer".into());
         let nic = &mut expected.net.as_mut().unwrap()[0];
         nic.tap = Some("tap7".to_owned());
         nic.host_mac = None;
         assert_eq!(fitted, expected);
+    }
+
+    #[test]
+    fn a_new_mac_is_in_the_configuration_and_for_the_state() {
+        let mut spec = spec();
+        spec.nics[0].mac = cocoon::units::Mac::new([2, 0, 0, 0, 0, 9]);
+        let wanted = convert::vm_config(&spec);
+        let (fitted, macs) = fit(saved(), &wanted).unwrap();
+        let mac = wanted.net.as_ref().unwrap()[0].mac;
+        assert_eq!(fitted.net.as_ref().unwrap()[0].mac, mac);
+        let device = "_net3".to_owned();
+        assert_eq!(macs, [NewMac { device, mac }]);
     }
 
     #[test]
