@@ -94,9 +94,8 @@ mod tests {
         let mut devices = Snapshot::default();
         devices.add_snapshot("_net3".into(), nic(3));
         devices.add_snapshot("_net4".into(), nic(4));
-        let opaque = SnapshotData {
-            state: r#"{"sectors":18446744073709551615}"#.into(),
-        };
+        let opaque =
+            SnapshotData::new_from_state(&serde_json::json!({"sectors": u64::MAX})).unwrap();
         devices.add_snapshot("_disk0".into(), Snapshot::from_data(opaque));
         let mut snapshot = Snapshot::default();
         snapshot.add_snapshot(DEVICES.into(), devices);
