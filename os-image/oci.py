@@ -58,13 +58,19 @@ class Layout:
 
 
     def take_over(self, base):
-        """Links a layout's layers into this one; returns the descriptor and the digest inside of each."""
+        """Links a layout's layers into this one; returns the descriptor and the digest inside of each.
+
+        By hard links, so that this layout is whole where the other goes; by symbolic ones to another disk."""
         def blob(descriptor):
             return os.path.join(base, "blobs", *descriptor["digest"].split(":"))
 
         manifest = read(blob(read(os.path.join(base, "index.json"))["manifests"][0]))
         for descriptor in manifest["layers"]:
-            os.symlink(os.path.abspath(blob(descriptor)), os.path.join(self.blobs, descriptor["digest"].split(":")[1]))
+            source, target = os.path.realpath(blob(descriptor)), os.path.join(self.blobs, os.path.basename(blob(descriptor)))
+            try:
+                os.link(source, target)
+            except OSError:
+                os.symlink(source, target)
         return list(zip(manifest["layers"], read(blob(manifest["config"]))["rootfs"]["diff_ids"]))
 
 
