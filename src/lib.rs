@@ -7,7 +7,9 @@
 //!       ops        one file a use case: order of steps, undo, locks
 //!        ├── image     registry → tar → EROFS blobs, boot files
 //!        ├── network   CNI → netns, TAP, redirect
+//!        ├── snapshot  saved VMs: manifest, archive, records
 //!        ├── console   relay, history
+//!        ├── agent     commands and files in a running guest
 //!        └── vmm       the port: spawns `cocoon __vmm`, speaks its protocol
 //!                       │
 //!                       ▼  one process per VM, which links the engine
@@ -21,7 +23,7 @@
 //! 7 cli
 //! 6 ops            the only place where siblings meet: order of steps, undo, locks across stores
 //! 5 micro          implements the port; vmm-glue (Cloud Hypervisor) does, too, in a package of its own
-//! 4 image | network | console | vmm
+//! 4 image | network | snapshot | console | agent | vmm
 //! 3 vm
 //! 2 store | config
 //! 1 units | sys
@@ -39,6 +41,7 @@
 //! `ops/create.rs` and `ops/start.rs` tell the main story; `vm/spec.rs` is what an engine is given;
 //! `vmm/engine.rs` is what an engine must do.
 
+pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod console;
@@ -46,6 +49,7 @@ pub mod image;
 pub mod micro;
 pub mod network;
 pub mod ops;
+pub mod snapshot;
 pub mod store;
 pub mod sys;
 pub mod units;

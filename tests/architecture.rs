@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 7] = [
     &["units", "sys"],
     &["store", "config"],
     &["vm"],
-    &["image", "network", "console", "vmm"],
+    &["image", "network", "snapshot", "console", "agent", "vmm"],
     &["micro"],
     &["ops"],
     &["cli"],

@@ -6,6 +6,8 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use cocoon_agent::protocol::FailureKind;
+
 use super::{hint, output};
 use crate::config::InvalidConfig;
 use crate::image::reference::InvalidReference;
@@ -14,6 +16,11 @@ use crate::units::VmName;
 
 /// Exit code of a command that the user interrupted: 128 + SIGINT, as shells have it.
 const EXIT_INTERRUPTED: u8 = 130;
+
+/// Exit codes of `vm exec` where the command did not run, as `docker exec` has them.
+const EXIT_EXEC_FAILED: u8 = 125;
+const EXIT_CANNOT_RUN: u8 = 126;
+const EXIT_NOT_FOUND: u8 = 127;
 
 /// Exit code of a command that was used wrongly, as clap's own.
 const EXIT_USAGE: u8 = 2;
@@ -39,6 +46,8 @@ pub(super) enum Failure {
     },
     #[error("cannot handle signals")]
     Signals(#[source] io::Error),
+    #[error("an archive is not written to a terminal")]
+    ArchiveToTerminal,
     #[error("cannot write the output")]
     Output(#[source] io::Error),
     #[error("the console of {vm} failed")]
@@ -59,6 +68,14 @@ pub(super) enum Failure {
         #[source]
         source: Box<Failure>,
     },
+    #[error("one of SRC and DST must be a path in a VM, and the other a path here")]
+    CopySides,
+    /// `vm exec` could not run the command.
+    #[error(transparent)]
+    Exec(Box<Failure>),
+    /// The command that `vm exec` ran ended with this code; it has spoken for itself.
+    #[error("the command ended with code {0}")]
+    Ended(u8),
     #[error("{} commands failed", .0.len())]
     Several(Vec<Failure>),
 }
@@ -81,6 +98,7 @@ impl Failure {
     /// Says on standard error what went wrong and what may help, and returns the exit code.
     pub(super) fn report(&self) -> ExitCode {
         match self {
+            Self::Ended(_) => {}
             Self::Several(failures) => failures.iter().for_each(Self::print),
             failure => failure.print(),
         }
@@ -105,9 +123,29 @@ impl Failure {
                 EXIT_INTERRUPTED
             }
             Self::Operation(ops::Error::Pull(error)) if error.is_cancelled() => EXIT_INTERRUPTED,
-            Self::Config(_) | Self::ConfigFile { .. } | Self::Reference { .. } => EXIT_USAGE,
+            Self::Config(_)
+            | Self::ConfigFile { .. }
+            | Self::Reference { .. }
+            | Self::ArchiveToTerminal
+            | Self::CopySides => EXIT_USAGE,
+            Self::Ended(code) => *code,
+            Self::Exec(failure) => failure.exit_code_of_exec(),
             Self::CreatedOnly { source, .. } => source.exit_code(),
             _ => 1,
+        }
+    }
+
+    fn exit_code_of_exec(&self) -> u8 {
+        match self {
+            Self::Operation(ops::Error::Agent { source, .. }) => match source.refusal() {
+                Some(FailureKind::NotFound) => EXIT_NOT_FOUND,
+                Some(FailureKind::CannotRun) => EXIT_CANNOT_RUN,
+                _ => EXIT_EXEC_FAILED,
+            },
+            failure => match failure.exit_code() {
+                EXIT_INTERRUPTED => EXIT_INTERRUPTED,
+                _ => EXIT_EXEC_FAILED,
+            },
         }
     }
 }

@@ -4,15 +4,20 @@ use std::error::Error as StdError;
 use std::io;
 
 use super::error::Failure;
+use crate::agent::AgentError;
 use crate::config::InvalidConfig;
 use crate::image::pull::PullError;
 use crate::image::registry::RegistryError;
 use crate::network::conflist::ConflistError;
 use crate::network::plugin::PluginError;
 use crate::ops;
+use crate::snapshot::ManifestError;
+use crate::snapshot::records::SnapshotRecordError;
 use crate::store::DatabaseError;
 use crate::sys::kvm::KvmError;
+use crate::vm::VmState;
 use crate::vm::records::RecordError;
+use crate::vmm::client::ClientError;
 
 const DISK_FULL: &str =
     "the disk is full: free some space, for example by cocoon gc, and try again";
@@ -31,9 +36,14 @@ pub(super) fn of(failure: &Failure) -> Option<String> {
                 format!("look at it: cocoon vm logs --vmm {name}; remove it: cocoon vm rm {name}")
             }
         }),
+        Failure::Exec(failure) => of(failure),
+        Failure::CopySides => {
+            Some("write VM:PATH for a path in a guest, such as web:/etc/hosts".into())
+        }
         Failure::Config(InvalidConfig::RunDirTooLong(_)) => {
             Some("choose a shorter --run-dir or --root-dir".into())
         }
+        Failure::ArchiveToTerminal => Some("name a file, or pipe it to another program".into()),
         Failure::Reference { .. } => {
             Some("write [registry/]repository[:tag][@sha256:digest], such as ubuntu:24.04".into())
         }
@@ -89,10 +99,20 @@ fn operation(error: &ops::Error) -> Option<String> {
             ));
         }
         Error::NotRunning(name) => return Some(format!("start it: cocoon vm start {name}")),
+        Error::WrongState {
+            name,
+            state: VmState::Paused,
+        } => return Some(format!("let it go on: cocoon vm resume {name}")),
         Error::WrongState { name, .. } => {
             return Some(format!(
                 "cocoon gc finishes what was cut off; or remove it: cocoon vm rm {name}"
             ));
+        }
+        Error::Agent {
+            source: AgentError::NotThere { .. },
+            ..
+        } => {
+            "the image must have cocoon-agent in it, see os-image/README.md; for a guest that still boots, wait longer: --wait SECONDS"
         }
         Error::StopInterrupted(name) => {
             return Some(format!(
@@ -106,11 +126,37 @@ fn operation(error: &ops::Error) -> Option<String> {
         Error::NoMkfs(_) => "install it: apt-get install e2fsprogs",
         Error::Format { output, .. } if output.contains("No space left") => DISK_FULL,
         Error::Busy => "try again when it is done",
+        Error::OtherEngineVersion { .. } => {
+            "clone it with the cocoon that saved it, and save it there again"
+        }
+        Error::NoIdentity(_) => {
+            "clone it without --require-identity; os-image/README.md tells how an image gets the agent"
+        }
+        Error::NotItsSnapshot { snapshot, .. } => {
+            return Some(format!("make another VM of it: cocoon vm clone {snapshot}"));
+        }
+        Error::OtherCpu { .. } => "clone it on a host with such a processor",
         Error::Kvm(error) => kvm(error),
         Error::Image(_) => {
             "cocoon image list shows what is here; cocoon image pull IMAGE fetches an image"
         }
         Error::Record(error) => return record(error),
+        Error::Snapshot(error) => return snapshot(error),
+        Error::SnapshotState { snapshot, .. } => {
+            return Some(format!("finish that: cocoon snapshot rm {snapshot}"));
+        }
+        Error::ImageAbsent { image, .. } => {
+            return Some(format!(
+                "fetch it, as it was then: cocoon image pull {image}"
+            ));
+        }
+        Error::NotEmpty(_) => "name an empty folder, one that does not exist, or a file",
+        Error::Manifest(ManifestError::Damaged { .. }) => {
+            "remove it, or import it again from a copy that is whole"
+        }
+        Error::Client(ClientError::Refused(reason)) if reason.contains("No space left") => {
+            DISK_FULL
+        }
         Error::Conflist(ConflistError::NoFolder(_) | ConflistError::NoneFound(_)) => {
             "put a CNI configuration there, name another folder by --cni-conf-dir, or run without a network: --nics 0"
         }
@@ -143,6 +189,19 @@ fn record(error: &RecordError) -> Option<String> {
         RecordError::Ambiguous { .. } => Some("give more digits of the id, or the name".into()),
         RecordError::NameTaken { name, .. } => Some(format!(
             "choose another --name, or remove that VM: cocoon vm rm {name}"
+        )),
+    }
+}
+
+fn snapshot(error: &SnapshotRecordError) -> Option<String> {
+    match error {
+        SnapshotRecordError::Database(_) => None,
+        SnapshotRecordError::NotFound(_) => Some("cocoon snapshot list shows all snapshots".into()),
+        SnapshotRecordError::Ambiguous { .. } => {
+            Some("give more digits of the id, or the name".into())
+        }
+        SnapshotRecordError::NameTaken { name, .. } => Some(format!(
+            "choose another --name, or remove that snapshot: cocoon snapshot rm {name}; cocoon gc frees the name of a save that was killed"
         )),
     }
 }

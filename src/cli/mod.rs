@@ -14,6 +14,7 @@ mod hint;
 mod image;
 mod output;
 mod progress;
+mod snapshot;
 mod version;
 mod vm;
 mod vmm;
@@ -45,6 +46,9 @@ enum Command {
     /// Manage virtual machines
     #[command(subcommand)]
     Vm(vm::VmCommand),
+    /// Manage snapshots of virtual machines
+    #[command(subcommand, visible_alias = "snapshots")]
+    Snapshot(snapshot::SnapshotCommand),
     /// Remove what nothing refers to: layers, boot files, leftovers of killed commands
     Gc(gc::GcArgs),
     /// Show version, engines and build
@@ -77,6 +81,7 @@ fn dispatch(cli: Cli, engines: &[&'static dyn Engine]) -> Result<(), Failure> {
     match cli.command {
         Command::Image(command) => image::dispatch(&host, command),
         Command::Vm(command) => vm::dispatch(&host, command),
+        Command::Snapshot(command) => snapshot::dispatch(&host, command),
         Command::Gc(args) => gc::gc(&host, &args),
         // Handled above; they need no host.
         Command::Version(_) | Command::Vmm(_) => Ok(()),

@@ -248,16 +248,18 @@ fn disk() -> Block {
     Block::open(&disk, None).expect("a disk")
 }
 
-/// On a TAP device that goes away with the process.
+/// On a TAP device in a namespace of this thread's own, which goes away with it.
 fn nic() -> Net {
-    let tap = format!("fuzz{}", std::process::id());
+    let tap = "fuzz0".to_owned();
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("this target needs root");
+    crate::sys::tun::create(&tap, 1).expect("a TAP device");
     let nic = Nic {
         tap,
         mac: "02:00:00:00:00:01".parse().expect("an address"),
         queue_pairs: 1,
         mtu: 1500,
     };
-    Net::open(&nic, None).expect("a TAP device: this target needs root")
+    Net::open(&nic, None).expect("the TAP device")
 }
 
 /// So that the entries stay alive where nobody fuzzes.

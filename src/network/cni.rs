@@ -16,7 +16,7 @@ use super::result::{self, AddResult};
 use crate::units::VmId;
 
 /// Time for one run of a plugin. The slowest, DHCP, gives its servers some 30 s.
-pub const PLUGIN_TIMEOUT: Duration = Duration::from_secs(60);
+pub const PLUGIN_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Where the plugins are, and how long one may take.
 #[derive(Clone, Debug)]

@@ -5,7 +5,6 @@ use std::os::unix::net::UnixStream;
 use super::{Error, Host, list};
 use crate::console;
 use crate::units::VmId;
-use crate::vm::VmState;
 
 /// Connects to the console of a VM.
 ///
@@ -13,7 +12,7 @@ use crate::vm::VmState;
 /// The VM does not run, or its process does not take the connection.
 pub fn attach(host: &Host, id: VmId) -> Result<UnixStream, Error> {
     let vm = list::get(host, id)?.record;
-    if vm.state != VmState::Running {
+    if !vm.state.is_alive() {
         return Err(Error::NotRunning(vm.name));
     }
     console::connect(&host.layout.vm(id).console_socket()).map_err(|error| Error::Console {

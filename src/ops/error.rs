@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::agent::AgentError;
 use crate::console::log::LogError;
 use crate::image::blobs::BlobError;
 use crate::image::pull::PullError;
@@ -10,11 +11,14 @@ use crate::image::records::ImageRecordError;
 use crate::image::reference::InvalidReference;
 use crate::network::conflist::ConflistError;
 use crate::network::{NetworkError, SetupError, TeardownError};
+use crate::snapshot::archive::ArchiveError;
+use crate::snapshot::records::SnapshotRecordError;
+use crate::snapshot::{ManifestError, SnapshotState};
 use crate::store::DatabaseError;
 use crate::store::layout::LayoutError;
 use crate::store::lock::LockError;
 use crate::sys::kvm::KvmError;
-use crate::units::{ByteSize, EngineName, VmName};
+use crate::units::{ByteSize, Digest, EngineName, VmName};
 use crate::vm::VmState;
 use crate::vm::records::RecordError;
 use crate::vmm::client::ClientError;
@@ -54,6 +58,20 @@ pub enum Error {
     StopInterrupted(VmName),
     #[error("{} is missing or empty, though image {image} needs it", path.display())]
     BlobMissing { image: String, path: PathBuf },
+    #[error("it was saved by version {saved} of the {engine} engine; this cocoon links {linked}")]
+    OtherEngineVersion {
+        engine: EngineName,
+        saved: String,
+        linked: String,
+    },
+    #[error("it was saved on a {saved}, which can what this host's processor cannot: {lacking}")]
+    OtherCpu { saved: String, lacking: String },
+    #[error("{snapshot} is no snapshot of VM {vm}")]
+    NotItsSnapshot { vm: VmName, snapshot: String },
+    #[error("the guest of VM {0} has no agent that could be told who it is")]
+    NoIdentity(VmName),
+    #[error("the snapshot has no copy of the VM's own disk")]
+    NoSavedDisk,
     #[error("{needed} of huge pages are needed, but only {free} are free")]
     HugepagesShort { needed: ByteSize, free: ByteSize },
     #[error("cannot {action} {}", path.display())]
@@ -69,6 +87,19 @@ pub enum Error {
     NoMkfs(#[source] io::Error),
     #[error("another cocoon command is making references to images")]
     Busy,
+    #[error("snapshot {snapshot} is {state}")]
+    SnapshotState {
+        snapshot: String,
+        state: SnapshotState,
+    },
+    #[error("{} is missing; the snapshot needs it of image {image}, whose digest is {digest}", path.display())]
+    ImageAbsent {
+        image: String,
+        digest: Digest,
+        path: PathBuf,
+    },
+    #[error("the folder {} is not empty", .0.display())]
+    NotEmpty(PathBuf),
     #[error("cannot wait for the VM process")]
     Wait(#[source] io::Error),
     #[error("cannot read random bytes")]
@@ -78,6 +109,12 @@ pub enum Error {
         name: VmName,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("the agent of VM {name} could not do it")]
+    Agent {
+        name: VmName,
+        #[source]
+        source: AgentError,
     },
     #[error("what had been done could not all be taken back ({})", failures.join("; "))]
     NotUndone {
@@ -119,6 +156,14 @@ pub enum Error {
     Launch(#[from] LaunchError),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    VmProcess(#[from] super::vm_process::Error),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotRecordError),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     #[error(transparent)]
     Engine(#[from] EngineError),
 }

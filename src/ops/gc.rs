@@ -3,8 +3,9 @@
 //! ```text
 //! VM rows in `creating`, `removing`, lock free   ─▶ network, folders, row, lock file
 //! VM rows in `running`, process dead             ─▶ recorded as stopped
-//! VM folders and lock files without a row        ─▶ removed
-//! blobs, boot files no image or VM refers to     ─▶ removed
+//! snapshot rows in `saving`, `removing`, lock free ─▶ folders, row, lock file
+//! folders and lock files without a row           ─▶ removed
+//! blobs, boot files that nothing refers to       ─▶ removed
 //! staging                                        ─▶ emptied
 //! ```
 //!
@@ -19,11 +20,16 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::stop::{self, Manner};
-use super::{Error, Host, list, remove, require_root};
+use super::{Error, Host, list, remove, require_root, snapshots};
 use crate::image::records as images;
-use crate::store::lock::{ReferencesLock, VmLock, vm_of_lock_file};
+use crate::snapshot::records as snapshot_records;
+use crate::snapshot::{SnapshotRecord, SnapshotState};
+use crate::store::layout::snapshot_of_folder;
+use crate::store::lock::{
+    ReferencesLock, SnapshotLock, VmLock, snapshot_of_lock_file, vm_of_lock_file,
+};
 use crate::sys::interrupt::Interrupt;
-use crate::units::{Digest, VmId};
+use crate::units::{Digest, SnapshotId, VmId};
 use crate::vm::VmState;
 use crate::vm::records;
 
@@ -46,7 +52,11 @@ pub enum Kind {
     Vm,
     /// A folder of a VM that is not recorded.
     VmFolder,
-    /// A lock file of a VM that is not recorded.
+    /// A snapshot whose making or removal was cut off.
+    Snapshot,
+    /// A folder of a snapshot that is not recorded.
+    SnapshotFolder,
+    /// A lock file of a VM or snapshot that is not recorded.
     Lock,
     /// A layer.
     Blob,
@@ -75,6 +85,7 @@ pub fn collect(host: &Host, dry_run: bool) -> Result<Collected, Error> {
     let _references = ReferencesLock::exclude(&host.layout)?.ok_or(Error::Busy)?;
     let mut collected = Collected::default();
     collect_vms(host, dry_run, &mut collected)?;
+    collect_snapshots(host, dry_run, &mut collected)?;
     collect_files(host, dry_run, &mut collected)?;
     Ok(collected)
 }
@@ -114,12 +125,35 @@ fn finish_vm(host: &Host, lock: VmLock) -> Result<(), Error> {
     remove::finish(host, lock)
 }
 
+fn collect_snapshots(host: &Host, dry_run: bool, collected: &mut Collected) -> Result<(), Error> {
+    let mut cut_off = host.database()?.read(snapshot_records::list)?;
+    cut_off.retain(|snapshot| snapshot.state != SnapshotState::Ready);
+    for SnapshotRecord { id, .. } in cut_off {
+        // Whoever holds the lock is still at it: a command, or the VM process after its death.
+        let Some(lock) = SnapshotLock::take(&host.layout, id)? else {
+            continue;
+        };
+        let layout = host.layout.snapshot(id);
+        collected.items.push(Item {
+            kind: Kind::Snapshot,
+            name: id.to_string(),
+            bytes: bytes_in(layout.staged().path()) + bytes_in(layout.folder().path()),
+        });
+        if !dry_run {
+            let removed = snapshots::finish_removal(host, lock);
+            collected.failures.extend(removed.err());
+        }
+    }
+    Ok(())
+}
+
 /// Whether a file of this name is referred to.
 type IsReferred<'a> = &'a dyn Fn(&str) -> bool;
 
 /// What the records refer to.
 struct Referred {
     vms: HashSet<VmId>,
+    snapshots: HashSet<SnapshotId>,
     blobs: HashSet<Digest>,
 }
 
@@ -129,21 +163,33 @@ fn collect_files(host: &Host, dry_run: bool, collected: &mut Collected) -> Resul
         let blobs = images::needed_blobs(tx)?
             .into_iter()
             .chain(records::pinned_blobs(tx)?)
+            .chain(snapshot_records::pinned_blobs(tx)?)
             .collect();
-        Ok::<_, Error>(Referred { vms, blobs })
+        let snapshots = snapshot_records::list(tx)?;
+        Ok::<_, Error>(Referred {
+            vms,
+            snapshots: snapshots.into_iter().map(|one| one.id).collect(),
+            blobs,
+        })
     })?;
     let layout = &host.layout;
     let is_vm = |name: &str| name.parse().is_ok_and(|id| referred.vms.contains(&id));
-    let is_lock = |name: &str| vm_of_lock_file(name).is_none_or(|id| referred.vms.contains(&id));
+    let is_snapshot =
+        |name: &str| snapshot_of_folder(name).is_some_and(|id| referred.snapshots.contains(&id));
+    let is_lock = |name: &str| {
+        vm_of_lock_file(name).is_none_or(|id| referred.vms.contains(&id))
+            && snapshot_of_lock_file(name).is_none_or(|id| referred.snapshots.contains(&id))
+    };
     let is_layer = |hex: &str| {
         format!("sha256:{hex}")
             .parse()
             .is_ok_and(|digest| referred.blobs.contains(&digest))
     };
     let is_blob = |name: &str| name.strip_suffix(".erofs").is_some_and(is_layer);
-    let places: [(PathBuf, Kind, IsReferred<'_>); 6] = [
+    let places: [(PathBuf, Kind, IsReferred<'_>); 7] = [
         (layout.vms(), Kind::VmFolder, &is_vm),
         (layout.vm_logs(), Kind::VmFolder, &is_vm),
+        (layout.snapshots(), Kind::SnapshotFolder, &is_snapshot),
         (layout.locks(), Kind::Lock, &is_lock),
         (layout.blobs(), Kind::Blob, &is_blob),
         (layout.boot(), Kind::BootFiles, &is_layer),
@@ -208,7 +254,7 @@ fn remove_path(path: &Path) -> Result<(), Error> {
 }
 
 /// Bytes that a file or a folder occupies; what cannot be looked at counts as nothing.
-fn bytes_in(path: &Path) -> u64 {
+pub(super) fn bytes_in(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let Ok(metadata) = path.symlink_metadata() else {
         return 0;

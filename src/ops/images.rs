@@ -5,6 +5,7 @@ use rusqlite::Transaction;
 use super::{Error, Host};
 use crate::image::records::{self, ImageRecord, ImageRecordError};
 use crate::image::reference::Reference;
+use crate::snapshot::records as snapshots;
 use crate::store::Durability;
 use crate::units::VmName;
 use crate::vm::records as vms;
@@ -44,6 +45,8 @@ pub struct Removed {
     pub name: String,
     /// VMs that go on using its blobs.
     pub kept_for: Vec<VmName>,
+    /// Snapshots that go on using its blobs, as people call them.
+    pub kept_for_snapshots: Vec<String>,
 }
 
 /// Removes the names of images; all are found first. Blobs that no one else needs go with `gc`.
@@ -66,6 +69,7 @@ pub fn remove(host: &Host, typed: &[String]) -> Result<Vec<Removed>, Error> {
             records::delete(tx, &name)?;
             removed.push(Removed {
                 kept_for: vms::users_of_image(tx, &name)?,
+                kept_for_snapshots: snapshots::users_of_image(tx, &name)?,
                 name,
             });
         }

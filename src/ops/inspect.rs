@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::list::{self, Observed};
 use super::{Error, Host};
 use crate::units::VmId;
-use crate::vm::{VmState, cmdline};
+use crate::vm::cmdline;
 use crate::vmm::Client;
 use crate::vmm::protocol::Request;
 
@@ -19,7 +19,7 @@ use crate::vmm::protocol::Request;
 pub fn inspect(host: &Host, id: VmId) -> Result<Value, Error> {
     let vm = list::get(host, id)?;
     let mut object = summary(host, &vm);
-    if vm.record.state == VmState::Running {
+    if vm.record.state.is_alive() {
         // A VM that ends right now has nothing more to tell, and that is no failure.
         if let Ok(mut client) = Client::connect(&host.layout.vm(id).control_socket()) {
             object["pid"] = json!(client.process().pid());
@@ -33,7 +33,7 @@ pub fn inspect(host: &Host, id: VmId) -> Result<Value, Error> {
 pub fn summary(host: &Host, vm: &Observed) -> Value {
     let (record, config) = (&vm.record, &vm.record.config);
     let layout = host.layout.vm(record.id);
-    let running = record.state == VmState::Running;
+    let running = record.state.is_alive();
     let image_disk = |(i, layer)| json!({"path": host.layout.blob(layer), "ro": true, "serial": cmdline::layer_serial(i)});
     let mut disks: Vec<_> = config.layers.iter().enumerate().map(image_disk).collect();
     disks.push(json!({"path": layout.cow_disk(), "ro": false, "serial": cmdline::COW_SERIAL}));

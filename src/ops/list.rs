@@ -83,7 +83,7 @@ pub(super) fn is_alive(host: &Host, id: VmId) -> Result<bool, Error> {
 /// Corrects a record by what its lock says, and writes down that a VM has died.
 fn observe(host: &Host, mut record: VmRecord) -> Result<VmRecord, Error> {
     let seen = record.state.observed(is_alive(host, record.id)?);
-    if record.state == VmState::Running && seen == VmState::Stopped {
+    if record.state.is_alive() && seen == VmState::Stopped {
         let now = Timestamp::now();
         host.database()?.write(Durability::UntilReboot, |tx| {
             records::report_died(tx, &record, DIED, now)

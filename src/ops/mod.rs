@@ -2,21 +2,33 @@
 //!
 //! This is the only place where images, networks, consoles and engines meet. Every operation
 //! checks everything first, then acts, and undoes in reverse what it did when a later step fails.
-//! What a killed operation leaves is a row in state `creating` or `removing` whose lock is free;
+//! What a killed operation leaves is a row in state `creating`, `saving` or `removing` whose lock is free;
 //! `gc` finishes it.
 
 pub mod attach;
+pub mod clone;
+mod control;
+pub mod copy;
 pub mod create;
 mod disk;
 mod error;
+pub mod exec;
+pub mod export;
 pub mod gc;
+pub mod identity;
 pub mod images;
+pub mod import;
 pub mod inspect;
 pub mod list;
 pub mod logs;
+pub mod pause;
 pub mod pull;
 pub mod remove;
+pub mod restore;
+pub mod save;
+pub mod snapshots;
 mod specify;
+mod staging;
 pub mod start;
 pub mod stop;
 mod undo;

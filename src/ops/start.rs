@@ -98,7 +98,7 @@ fn decide_hugepages(config: &VmConfig, free: ByteSize) -> Result<bool, Error> {
 }
 
 /// Wakes the network of a stopped VM, or makes it anew where a reboot of the host took it.
-fn make_ready(host: &Host, record: NetworkRecord) -> Result<NetworkRecord, Error> {
+pub(super) fn make_ready(host: &Host, record: NetworkRecord) -> Result<NetworkRecord, Error> {
     if network::is_intact(&record)? {
         network::wake(&record)?;
         return Ok(record);
@@ -110,7 +110,13 @@ fn make_ready(host: &Host, record: NetworkRecord) -> Result<NetworkRecord, Error
     Ok(rebuilt)
 }
 
-fn launch(host: &Host, lock: &VmLock, spec: &VmSpec, interrupt: &Interrupt) -> Result<(), Error> {
+/// Starts the VM process of a spec. If it fails, the VM is in state `error`.
+pub(super) fn launch(
+    host: &Host,
+    lock: &VmLock,
+    spec: &VmSpec,
+    interrupt: &Interrupt,
+) -> Result<(), Error> {
     let layout = host.layout.vm(lock.id());
     let run = RunId::random().map_err(Error::Random)?;
     let path = layout.spec();

@@ -94,6 +94,12 @@ fn end(host: &Host, vm: &VmRecord, manner: Manner, interrupt: &Interrupt) -> Res
         Err(_) if !list::is_alive(host, vm.id)? => return Ok(()),
         Err(error) => return Err(error.into()),
     };
+    if vm.state == VmState::Paused && manner != Manner::Force {
+        // A halted guest hears no button.
+        if let Err(error) = client.call(Request::Resume) {
+            tracing::warn!(vm = %vm.name, %error, "the paused guest could not be resumed");
+        }
+    }
     let guest_went = match manner {
         Manner::Force => false,
         Manner::Ask(timeout) => ask(&mut client, vm, timeout, interrupt)?,
@@ -158,7 +164,7 @@ fn climb(client: &mut Client) -> Result<bool, Error> {
 fn settle(host: &Host, vm: &VmRecord) -> Result<(), Error> {
     let mut db = host.database()?;
     let now = db.read(|tx| records::get(tx, vm.id))?;
-    if let Some(record) = now.filter(|record| record.state == VmState::Running) {
+    if let Some(record) = now.filter(|record| record.state.is_alive()) {
         db.write(Durability::UntilReboot, |tx| {
             records::report_died(tx, &record, KILLED, Timestamp::now())
         })?;

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 
+use super::control::Control;
 use crate::console::Hub;
 use crate::console::hub::HubError;
 use crate::console::log::{ConsoleLog, LogError};
@@ -29,8 +30,8 @@ use crate::units::{ByteSize, EngineName, RunId};
 use crate::vm::records;
 use crate::vm::spec::{self, VmSpec};
 use crate::vmm::engine::{EngineError, Event, StopReason};
-use crate::vmm::protocol::{Report, Request, Response};
-use crate::vmm::server::Server;
+use crate::vmm::protocol::Report;
+use crate::vmm::server::{Peer, Server};
 use crate::vmm::{Engine, Machine};
 
 /// A spec with the longest command line and the most disks and NICs takes some 30 KiB.
@@ -136,11 +137,7 @@ fn begin(path: &Path, run: RunId, engines: &[&'static dyn Engine]) -> Result<Run
     .into();
     let hub = Hub::start(machine.console()?, &spec.paths.console_socket, log)?;
     let asked = Arc::new(AtomicBool::new(false));
-    let server = serve(
-        &spec.paths.control_socket,
-        Arc::clone(&machine),
-        Arc::clone(&asked),
-    )?;
+    let server = serve(&spec, run, Arc::clone(&machine), Arc::clone(&asked))?;
     let mut db = Database::open(&spec.paths.root_dir)?;
     db.write(Durability::UntilReboot, |tx| {
         records::report_running(tx, spec.id, run, Timestamp::now())
@@ -167,7 +164,7 @@ fn remove_socket_of_a_killed_run(spec: &VmSpec) {
     }
 }
 
-fn read_spec(path: &Path) -> Result<VmSpec, Error> {
+pub(super) fn read_spec(path: &Path) -> Result<VmSpec, Error> {
     let failed = |source| Error::Spec {
         path: path.to_owned(),
         source,
@@ -192,31 +189,22 @@ fn lock(path: &Path) -> Result<FileLock, Error> {
 }
 
 fn serve(
-    socket: &Path,
+    spec: &VmSpec,
+    run: RunId,
     machine: Arc<dyn Machine>,
     asked: Arc<AtomicBool>,
 ) -> Result<Server, Error> {
-    let handler = move |request| {
-        let result = match request {
-            Request::Info => machine.info(),
-            Request::PressPowerButton => {
-                asked.store(true, Ordering::Relaxed);
-                machine
-                    .press_power_button()
-                    .map(|()| serde_json::Value::Null)
-            }
-            Request::PowerOff => {
-                asked.store(true, Ordering::Relaxed);
-                machine.power_off().map(|()| serde_json::Value::Null)
-            }
-        };
-        result.map_or_else(
-            |error| Response::Failed(chain(&error).join(": ")),
-            Response::Done,
-        )
+    let (id, root) = (spec.id, spec.paths.root_dir.clone());
+    let record = move |paused| {
+        Database::open(&root)?.write(Durability::UntilReboot, |tx| {
+            records::report_paused(tx, id, run, paused, Timestamp::now())
+        })
     };
+    let control = Control::new(machine, asked, Box::new(record));
+    let handler = move |request, peer: &Peer<'_>| control.answer(request, &|| peer.is_gone());
+    let socket = &spec.paths.control_socket;
     Server::start(socket, Arc::new(handler)).map_err(|source| Error::Control {
-        path: socket.to_owned(),
+        path: socket.clone(),
         source,
     })
 }
@@ -279,7 +267,7 @@ fn sentence(reason: StopReason) -> &'static str {
 }
 
 /// An error and its sources, outermost first.
-fn chain(error: &dyn std::error::Error) -> Vec<String> {
+pub(super) fn chain(error: &dyn std::error::Error) -> Vec<String> {
     std::iter::successors(Some(error), |error| error.source())
         .map(ToString::to_string)
         .collect()

@@ -2,8 +2,8 @@
 //!
 //! Invariants: a transaction holds no lock across I/O other than SQLite's own; writers queue on
 //! `database.lock` (SQLite's busy handler sleeps, and a burst of clones would wait for nothing);
-//! a database newer than this program is refused, never migrated down; under its own name it is
-//! complete.
+//! a database newer than this program is refused, never migrated down, and an older one is brought
+//! up to date by whoever opens it first; under its own name it is complete.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,8 +13,12 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use super::atomic;
 use crate::sys::flock::FileLock;
 
+/// What made each version of the schema from the one before, the first from nothing. Never changed,
+/// only added to.
+const STEPS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema_2.sql")];
+
 /// The newest schema that this program knows.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = STEPS.len() as i64;
 
 /// "coco" in ASCII: tells a database of cocoon's from any other SQLite file.
 const APPLICATION_ID: i64 = 0x636f_636f;
@@ -58,6 +62,15 @@ pub enum DatabaseError {
         /// The system's reason.
         #[source]
         source: std::io::Error,
+    },
+    /// An older one cannot be brought up to date.
+    #[error("cannot bring the database {} up to date", path.display())]
+    Migrate {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's reason.
+        #[source]
+        source: rusqlite::Error,
     },
     /// A newer cocoon has written it.
     #[error("the database {} has version {found}, but this cocoon knows versions up to {SCHEMA_VERSION}", path.display())]
@@ -109,8 +122,10 @@ impl Database {
         if !path.exists() {
             create(&path, &queue)?;
         }
-        let connection = connect(&path).map_err(cannot_open(&path))?;
-        check(&connection, &path)?;
+        let mut connection = connect(&path).map_err(cannot_open(&path))?;
+        if check(&connection, &path)? < SCHEMA_VERSION {
+            migrate(&mut connection, &path, &queue)?;
+        }
         Ok(Self { connection, queue })
     }
 
@@ -138,10 +153,7 @@ impl Database {
         durability: Durability,
         body: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let _turn = FileLock::exclusive(&self.queue).map_err(|source| DatabaseError::Queue {
-            path: self.queue.clone(),
-            source,
-        })?;
+        let _turn = join(&self.queue)?;
         let synchronous = match durability {
             Durability::Full => "FULL",
             Durability::UntilReboot => "NORMAL",
@@ -167,10 +179,7 @@ fn create(path: &Path, queue: &Path) -> Result<(), DatabaseError> {
         path: path.to_owned(),
         source,
     };
-    let _turn = FileLock::exclusive(queue).map_err(|source| DatabaseError::Queue {
-        path: queue.to_owned(),
-        source,
-    })?;
+    let _turn = join(queue)?;
     if path.exists() {
         return Ok(()); // Another command made it while this one waited.
     }
@@ -183,10 +192,8 @@ fn create(path: &Path, queue: &Path) -> Result<(), DatabaseError> {
         .pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))
         .map_err(&open)?;
     let transaction = connection.transaction().map_err(&open)?;
-    transaction
-        .execute_batch(include_str!("schema.sql"))
+    advance(&transaction, 0)
         .and_then(|()| transaction.pragma_update(None, "application_id", APPLICATION_ID))
-        .and_then(|()| transaction.pragma_update(None, "user_version", SCHEMA_VERSION))
         .map_err(&open)?;
     transaction.commit().map_err(&open)?;
     // The last connection that closes writes the log back, so the file alone is the database.
@@ -194,8 +201,42 @@ fn create(path: &Path, queue: &Path) -> Result<(), DatabaseError> {
     atomic::publish(&staged, path).map_err(made)
 }
 
-/// Refuses a database that is newer than this program, or not cocoon's.
-fn check(connection: &Connection, path: &Path) -> Result<(), DatabaseError> {
+/// Brings an older database up to date, unless another command has done so meanwhile.
+fn migrate(connection: &mut Connection, path: &Path, queue: &Path) -> Result<(), DatabaseError> {
+    let failed = |source| DatabaseError::Migrate {
+        path: path.to_owned(),
+        source,
+    };
+    let _turn = join(queue)?;
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(failed)?;
+    let found = check(&transaction, path)?;
+    advance(&transaction, found).map_err(failed)?;
+    transaction.commit().map_err(failed)
+}
+
+/// Takes the steps that a schema of version `found` lacks.
+fn advance(transaction: &Transaction<'_>, found: i64) -> rusqlite::Result<()> {
+    for (version, step) in (1..).zip(STEPS) {
+        if version > found {
+            transaction.execute_batch(step)?;
+            transaction.pragma_update(None, "user_version", version)?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits for a writer's turn.
+fn join(queue: &Path) -> Result<FileLock, DatabaseError> {
+    FileLock::exclusive(queue).map_err(|source| DatabaseError::Queue {
+        path: queue.to_owned(),
+        source,
+    })
+}
+
+/// The version of a database; refuses one that is newer than this program, or not cocoon's.
+fn check(connection: &Connection, path: &Path) -> Result<i64, DatabaseError> {
     let pragma = |name| {
         connection
             .pragma_query_value(None, name, |row| row.get::<_, i64>(0))
@@ -209,7 +250,7 @@ fn check(connection: &Connection, path: &Path) -> Result<(), DatabaseError> {
             path: path.to_owned(),
             found,
         }),
-        _ => Ok(()),
+        found => Ok(found),
     }
 }
 
@@ -294,6 +335,49 @@ mod tests {
             Database::open(dir.path()),
             Err(DatabaseError::TooNew { found: 99, .. })
         ));
+    }
+
+    /// A database as the first version of this program made it, with a VM in it.
+    const VERSION_1: &str = "
+        CREATE TABLE images (name TEXT PRIMARY KEY, digest TEXT NOT NULL, size INTEGER NOT NULL,
+            architecture TEXT NOT NULL, kernel_layer TEXT NOT NULL, initrd_layer TEXT NOT NULL,
+            created_at TEXT NOT NULL, built_at TEXT) STRICT, WITHOUT ROWID;
+        CREATE TABLE image_layers (image TEXT NOT NULL REFERENCES images ON DELETE CASCADE,
+            position INTEGER NOT NULL, digest TEXT NOT NULL, diff_id TEXT NOT NULL,
+            PRIMARY KEY (image, position)) STRICT, WITHOUT ROWID;
+        CREATE TABLE vms (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, state TEXT NOT NULL, reason TEXT,
+            run TEXT, created_at TEXT NOT NULL, updated_at TEXT NOT NULL, started_at TEXT, stopped_at TEXT,
+            config TEXT NOT NULL) STRICT, WITHOUT ROWID;
+        CREATE TABLE vm_blobs (vm TEXT NOT NULL REFERENCES vms ON DELETE CASCADE, digest TEXT NOT NULL,
+            PRIMARY KEY (vm, digest)) STRICT, WITHOUT ROWID;
+        CREATE TABLE networks (vm TEXT PRIMARY KEY REFERENCES vms ON DELETE CASCADE,
+            record TEXT NOT NULL) STRICT, WITHOUT ROWID;
+        INSERT INTO vms (id,name,state,created_at,updated_at,config) VALUES ('aa','web','created','','','{}');
+        PRAGMA application_id = 1668244335;
+        PRAGMA user_version = 1;";
+
+    #[test]
+    fn a_database_of_version_1_keeps_what_it_holds_and_learns_of_snapshots() {
+        let dir = folder();
+        let old = connect(&dir.path().join("cocoon.db")).unwrap();
+        old.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))
+            .unwrap();
+        old.execute_batch(VERSION_1).unwrap();
+        drop(old);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| Database::open(dir.path()).unwrap());
+            }
+        });
+        let mut db = Database::open(dir.path()).unwrap();
+        let seen = db.read(|tx| {
+            let version = check(tx, dir.path())?;
+            let query = "SELECT name, (SELECT count(*) FROM snapshots) FROM vms";
+            let row = tx.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?)));
+            let (name, snapshots): (String, i64) = row.map_err(statement("look"))?;
+            Ok::<_, DatabaseError>((version, name, snapshots))
+        });
+        assert_eq!(seen.unwrap(), (SCHEMA_VERSION, "web".to_owned(), 0));
     }
 
     #[test]

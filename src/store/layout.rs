@@ -3,21 +3,29 @@
 //! ```text
 //! <root>/cocoon.db{,-wal,-shm}            the records
 //! <root>/locks/{database,references}.lock see `store::lock`
-//! <root>/locks/vm-<id>.lock
+//! <root>/locks/{vm,snapshot}-<id>.lock
 //! <root>/blobs/<layer hex>.erofs          one per layer, shared by images
 //! <root>/boot/<layer hex>/{vmlinuz,initrd.img}
 //! <root>/staging/                         unfinished downloads; nobody's after a crash
+//! <root>/snapshots/<id>/manifest.json     what is here, with sizes and digests
+//!                      /vm/               the engine's own files: memory and state
+//!                      /disks/<name>      a copy of each disk that the guest may write to
+//! <root>/snapshots/.staged-<id>/          the same, unfinished
 //! <run>/vms/<id>/alive.lock               held by the VM process while it lives
 //!               /{control,console,api}.sock
 //!               /spec.json                what the VM process is to run
 //!               /cow.raw                  the VM's own disk
+//!               /cow.staged               the one that takes its place, while it is restored
 //! <log>/vms/<id>/{vmm,console}.log
 //! ```
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::units::{Digest, VmId};
+use crate::units::{Digest, SnapshotId, VmId};
+
+/// How the names of unfinished snapshots' folders begin.
+const STAGED_PREFIX: &str = ".staged-";
 
 /// The folders below which everything lies.
 #[derive(Clone, Debug)]
@@ -48,6 +56,7 @@ impl Layout {
             self.blobs(),
             self.boot(),
             self.staging(),
+            self.snapshots(),
             self.run.join("vms"),
         ];
         folders
@@ -95,6 +104,19 @@ impl Layout {
         self.boot().join(layer.hex()).join("initrd.img")
     }
 
+    /// `<root>/snapshots`
+    pub fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots")
+    }
+
+    /// The paths of one snapshot.
+    pub fn snapshot(&self, id: SnapshotId) -> SnapshotLayout {
+        SnapshotLayout {
+            folder: self.snapshots().join(id.to_string()),
+            staged: self.snapshots().join(format!("{STAGED_PREFIX}{id}")),
+        }
+    }
+
     /// `<run>/vms`
     pub fn vms(&self) -> PathBuf {
         self.run.join("vms")
@@ -137,16 +159,8 @@ impl VmLayout {
     /// # Errors
     /// A folder is there but cannot be removed; the other one has been tried too.
     pub fn remove(&self) -> Result<(), LayoutError> {
-        let remove = |folder: &Path| match std::fs::remove_dir_all(folder) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(LayoutError {
-                action: "remove",
-                path: folder.to_owned(),
-                source,
-            }),
-            _ => Ok(()),
-        };
-        let logs = remove(&self.logs);
-        remove(&self.folder).and(logs)
+        let logs = remove_folder(&self.logs);
+        remove_folder(&self.folder).and(logs)
     }
 
     /// `<run>/vms/<id>`
@@ -189,6 +203,11 @@ impl VmLayout {
         self.folder.join("cow.raw")
     }
 
+    /// What is about to change places with the VM's own disk.
+    pub fn staged_disk(&self) -> PathBuf {
+        self.folder.join("cow.staged")
+    }
+
     /// What the guest's console printed.
     pub fn console_log(&self) -> PathBuf {
         self.logs.join("console.log")
@@ -200,6 +219,82 @@ impl VmLayout {
     }
 }
 
+/// The paths of one snapshot.
+#[derive(Clone, Debug)]
+pub struct SnapshotLayout {
+    folder: PathBuf,
+    staged: PathBuf,
+}
+
+impl SnapshotLayout {
+    /// `<root>/snapshots/<id>`: a finished snapshot, a [`SnapshotFolder`].
+    pub fn folder(&self) -> SnapshotFolder {
+        SnapshotFolder::new(&self.folder)
+    }
+
+    /// `<root>/snapshots/.staged-<id>`: one that is being made.
+    pub fn staged(&self) -> SnapshotFolder {
+        SnapshotFolder::new(&self.staged)
+    }
+
+    /// Removes what there is of the snapshot, finished or not. Missing folders are fine.
+    ///
+    /// # Errors
+    /// A folder is there but cannot be removed; the other one has been tried too.
+    pub fn remove(&self) -> Result<(), LayoutError> {
+        let staged = remove_folder(&self.staged);
+        remove_folder(&self.folder).and(staged)
+    }
+}
+
+/// The snapshot to which a folder of this name in `<root>/snapshots` belongs.
+pub fn snapshot_of_folder(name: &str) -> Option<SnapshotId> {
+    let id = name.strip_prefix(STAGED_PREFIX).unwrap_or(name);
+    id.parse().ok()
+}
+
+/// A folder with a snapshot in it: in the store, unfinished, or exported.
+#[derive(Clone, Debug)]
+pub struct SnapshotFolder(PathBuf);
+
+impl SnapshotFolder {
+    /// The folder `path`.
+    pub fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// Makes the folder and those in it.
+    ///
+    /// # Errors
+    /// A folder cannot be made; the error names it.
+    pub fn prepare(&self) -> Result<(), LayoutError> {
+        let folders = [self.0.clone(), self.vm(), self.disks()];
+        folders
+            .into_iter()
+            .try_for_each(|folder| make_folder(&folder))
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// What is here, with sizes and digests.
+    pub fn manifest(&self) -> PathBuf {
+        self.0.join("manifest.json")
+    }
+
+    /// The engine's own files: what `Machine::save` fills, and `Engine::restore` reads.
+    pub fn vm(&self) -> PathBuf {
+        self.0.join("vm")
+    }
+
+    /// Copies of the disks that the guest may write to.
+    pub fn disks(&self) -> PathBuf {
+        self.0.join("disks")
+    }
+}
+
 /// A folder that could not be made or removed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} the folder {}", path.display())]
@@ -208,6 +303,17 @@ pub struct LayoutError {
     path: PathBuf,
     #[source]
     source: io::Error,
+}
+
+fn remove_folder(path: &Path) -> Result<(), LayoutError> {
+    match std::fs::remove_dir_all(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(LayoutError {
+            action: "remove",
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn make_folder(path: &Path) -> Result<(), LayoutError> {

@@ -3,24 +3,33 @@
 //! ```text
 //! order   lock                         held by                          for how long
 //! 1       <root>/locks/vm-<id>.lock    whoever changes that VM          the whole verb
-//! 2       <root>/locks/references.lock shared: who makes references     the whole verb
+//! 2       <root>/locks/snapshot-<id>.lock
+//!                                      shared: who makes or reads it    the whole verb
+//!                                      exclusive: who removes it        the whole verb
+//! 3       <root>/locks/references.lock shared: who makes references     the whole verb
 //!                                      exclusive, never waiting: gc
-//! 3       <root>/locks/database.lock   writers of the database          one transaction
+//! 4       <root>/locks/database.lock   writers of the database          one transaction
 //! ```
 //!
-//! A lock is taken only while none of a later number is held. `gc` takes number 2 first and then
-//! *tries* number 1, so it never waits and cannot deadlock. Nobody waits for a guest or the network
-//! while holding number 3.
+//! A lock is taken only while none of a later number is held. `gc` takes number 3 first and then
+//! *tries* numbers 1 and 2, so it never waits and cannot deadlock. Nobody waits for a guest or the
+//! network while holding number 4.
 //!
-//! Lock files of VMs are removed by whoever removes the VM's row, while holding the lock. Who was
-//! waiting then finds no row, and says so.
+//! Lock files of VMs and snapshots are removed by whoever removes the row, while holding the lock. Who
+//! was waiting then finds no row, and says so.
+//!
+//! Who makes a snapshot shares its lock with the VM process that writes it, so that the folder is
+//! nobody's only after both are done with it. Who reads one (a clone, an export) shares the lock until
+//! its files are open or copied, *not* for as long as the clone lives: an engine keeps what it reads
+//! lazily open or mapped, and the kernel keeps a file that is open, named or not. So `snapshot rm`
+//! takes nothing from the clones; their disk space comes back as they end.
 
 use std::io;
 use std::path::PathBuf;
 
 use super::layout::Layout;
 use crate::sys::flock::FileLock;
-use crate::units::VmId;
+use crate::units::{SnapshotId, VmId};
 
 /// A lock that could not be taken, or removed.
 #[derive(Debug, thiserror::Error)]
@@ -84,13 +93,14 @@ impl VmLock {
     /// # Errors
     /// The file is there but cannot be removed.
     pub fn retire(self) -> Result<(), LockError> {
-        match std::fs::remove_file(&self.path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(LockError {
-                path: self.path,
-                source,
-            }),
-            _ => Ok(()),
-        }
+        remove_file(self.path)
+    }
+}
+
+fn remove_file(path: PathBuf) -> Result<(), LockError> {
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(LockError { path, source }),
+        _ => Ok(()),
     }
 }
 
@@ -101,6 +111,101 @@ fn vm_lock_path(layout: &Layout, id: VmId) -> PathBuf {
 /// The VM whose lock file has this name.
 pub fn vm_of_lock_file(name: &str) -> Option<VmId> {
     name.strip_prefix("vm-")?
+        .strip_suffix(".lock")?
+        .parse()
+        .ok()
+}
+
+/// The right to remove one snapshot: nobody makes or reads it.
+#[derive(Debug)]
+pub struct SnapshotLock {
+    id: SnapshotId,
+    path: PathBuf,
+    _held: FileLock,
+}
+
+impl SnapshotLock {
+    /// Waits for the right to remove the snapshot `id`.
+    ///
+    /// # Errors
+    /// The lock file cannot be opened.
+    pub fn wait(layout: &Layout, id: SnapshotId) -> Result<Self, LockError> {
+        let path = snapshot_lock_path(layout, id);
+        match FileLock::exclusive(&path) {
+            Ok(held) => Ok(Self {
+                id,
+                path,
+                _held: held,
+            }),
+            Err(source) => Err(LockError { path, source }),
+        }
+    }
+
+    /// Takes the right to remove the snapshot `id`, or returns `None` if someone makes or reads it.
+    ///
+    /// # Errors
+    /// The lock file cannot be opened.
+    pub fn take(layout: &Layout, id: SnapshotId) -> Result<Option<Self>, LockError> {
+        let path = snapshot_lock_path(layout, id);
+        match FileLock::try_exclusive(&path) {
+            Ok(held) => Ok(held.map(|held| Self {
+                id,
+                path,
+                _held: held,
+            })),
+            Err(source) => Err(LockError { path, source }),
+        }
+    }
+
+    /// The snapshot that may be removed.
+    pub fn id(&self) -> SnapshotId {
+        self.id
+    }
+
+    /// Removes the lock's file, after the snapshot's row is gone.
+    ///
+    /// # Errors
+    /// The file is there but cannot be removed.
+    pub fn retire(self) -> Result<(), LockError> {
+        remove_file(self.path)
+    }
+}
+
+/// Keeps one snapshot from being removed, while it is made or read.
+#[derive(Debug)]
+pub struct SnapshotUse {
+    id: SnapshotId,
+    _held: FileLock,
+}
+
+impl SnapshotUse {
+    /// Joins those who make or read the snapshot `id`. Waits at most for its removal: then there is
+    /// no row any more.
+    ///
+    /// # Errors
+    /// The lock file cannot be opened.
+    pub fn share(layout: &Layout, id: SnapshotId) -> Result<Self, LockError> {
+        let path = snapshot_lock_path(layout, id);
+        match FileLock::shared(&path) {
+            Ok(held) => Ok(Self { id, _held: held }),
+            Err(source) => Err(LockError { path, source }),
+        }
+    }
+
+    /// The snapshot that stays.
+    pub fn id(&self) -> SnapshotId {
+        self.id
+    }
+}
+
+/// The file that is locked; the VM process that writes a snapshot is told of it.
+pub fn snapshot_lock_path(layout: &Layout, id: SnapshotId) -> PathBuf {
+    layout.locks().join(format!("snapshot-{id}.lock"))
+}
+
+/// The snapshot whose lock file has this name.
+pub fn snapshot_of_lock_file(name: &str) -> Option<SnapshotId> {
+    name.strip_prefix("snapshot-")?
         .strip_suffix(".lock")?
         .parse()
         .ok()

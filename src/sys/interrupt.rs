@@ -59,6 +59,14 @@ impl Interrupt {
         self.flag.load(Ordering::Relaxed)
     }
 
+    /// Raises it, as a signal would.
+    #[cfg(test)]
+    pub(crate) fn raise(&self) {
+        use std::io::Write;
+        self.flag.store(true, Ordering::Relaxed);
+        (&*self.raise).write_all(b"!").unwrap();
+    }
+
     /// The flag itself, for loops in other threads.
     pub fn flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.flag)

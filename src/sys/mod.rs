@@ -1,5 +1,6 @@
 //! The operating system, one concern a file. The only unsafe code outside the engines stands here.
 
+pub mod cpu;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod flock;
@@ -8,8 +9,10 @@ pub mod interrupt;
 pub mod kvm;
 pub mod netns;
 pub mod pidfd;
+pub mod reflink;
 pub mod seccomp;
 pub mod sigpipe;
+pub mod sparse;
 pub mod thread;
 pub mod tty;
 pub mod tun;

@@ -14,7 +14,7 @@ pub use digest::Digest;
 pub use engine_name::EngineName;
 pub use id::{RunId, SnapshotId, VmId};
 pub use mac::Mac;
-pub use name::VmName;
+pub use name::{SnapshotName, VmName};
 
 /// Implements serde for a type through its `Display` and `FromStr`.
 macro_rules! serde_as_string {

@@ -1,5 +1,5 @@
-//! Names of VMs. A name goes into the guest's kernel command line and becomes its hostname, so
-//! its grammar leaves no room for a second parameter.
+//! Names of VMs and snapshots. A VM's name goes into the guest's kernel command line and becomes its
+//! hostname, so its grammar leaves no room for a second parameter.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,6 +12,9 @@ pub const MAX_LEN: usize = 63;
 /// A name of the form `^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VmName(String);
+
+/// The name of a snapshot: of the same form, and among snapshots alone unique.
+pub type SnapshotName = VmName;
 
 /// Why a text is not a name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

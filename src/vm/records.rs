@@ -214,6 +214,36 @@ pub fn report_running(
     .map_err(statement("record that a VM runs"))
 }
 
+/// Says, as the VM process of `run`, that the guest was halted, or goes on.
+///
+/// # Errors
+/// The database failed.
+pub fn report_paused(
+    tx: &Transaction<'_>,
+    id: VmId,
+    run: RunId,
+    paused: bool,
+    now: Timestamp,
+) -> Result<(), DatabaseError> {
+    let state = if paused {
+        VmState::Paused
+    } else {
+        VmState::Running
+    };
+    tx.execute(
+        "UPDATE vms SET state = ?3, updated_at = ?4
+         WHERE id = ?1 AND run = ?2 AND state IN ('running', 'paused')",
+        params![
+            id.to_string(),
+            run.to_string(),
+            state.as_str(),
+            now.to_string()
+        ],
+    )
+    .map(drop)
+    .map_err(statement("record that a VM is paused"))
+}
+
 /// Says, as the VM process of `run`, that the VM has stopped.
 ///
 /// # Errors
@@ -227,14 +257,14 @@ pub fn report_stopped(
 ) -> Result<(), DatabaseError> {
     tx.execute(
         "UPDATE vms SET state = 'stopped', reason = ?3, stopped_at = ?4, updated_at = ?4
-         WHERE id = ?1 AND run = ?2 AND state = 'running'",
+         WHERE id = ?1 AND run = ?2 AND state IN ('running', 'paused')",
         params![id.to_string(), run.to_string(), reason, now.to_string()],
     )
     .map(drop)
     .map_err(statement("record that a VM has stopped"))
 }
 
-/// Says of a VM that is recorded as running, and whose process is gone, that it has stopped.
+/// Says of a VM that is recorded as running or paused, and whose process is gone, that it has stopped.
 /// `updated_at` tells whether the record is still the one that was looked at.
 ///
 /// # Errors
@@ -247,7 +277,7 @@ pub fn report_died(
 ) -> Result<(), DatabaseError> {
     tx.execute(
         "UPDATE vms SET state = 'stopped', reason = ?3, stopped_at = ?4, updated_at = ?4
-         WHERE id = ?1 AND state = 'running' AND updated_at = ?2",
+         WHERE id = ?1 AND state IN ('running', 'paused') AND updated_at = ?2",
         params![
             seen.id.to_string(),
             seen.updated_at.to_string(),
@@ -550,6 +580,20 @@ mod tests {
             })
             .unwrap();
         assert_eq!(fixture.get("00000000000000aa").state, VmState::Running);
+        for (run, paused, state) in [
+            (old, true, VmState::Running),
+            (new, true, VmState::Paused),
+            (old, false, VmState::Paused),
+            (new, false, VmState::Running),
+        ] {
+            fixture
+                .db
+                .write(Durability::Full, |tx| {
+                    report_paused(tx, lock.id(), run, paused, now)
+                })
+                .unwrap();
+            assert_eq!(fixture.get("00000000000000aa").state, state);
+        }
         fixture
             .db
             .write(Durability::Full, |tx| {

@@ -1,6 +1,8 @@
 //! The states of a VM, and what the record and the alive lock say together.
 //!
 //! ```text
+//!                           paused
+//!                            ▲│
 //!   creating ──▶ created ──▶ running ──▶ stopped
 //!                   │          ▲  │         │
 //!                   │          └──┼─────────┘
@@ -25,6 +27,8 @@ pub enum VmState {
     Created,
     /// Its process lives.
     Running,
+    /// Its process lives, and the guest is halted until it is resumed.
+    Paused,
     /// Its process has ended; the reason is recorded.
     Stopped,
     /// Its last start failed.
@@ -40,6 +44,7 @@ impl VmState {
             Self::Creating => "creating",
             Self::Created => "created",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopped => "stopped",
             Self::Error => "error",
             Self::Removing => "removing",
@@ -54,14 +59,19 @@ impl VmState {
         )
     }
 
+    /// Whether the VM has a process.
+    pub fn is_alive(self) -> bool {
+        matches!(self, Self::Running | Self::Paused)
+    }
+
     /// What is true of a VM whose record says `self`, given whether its process lives.
     ///
-    /// A record says `running` only after its process took the lock, so a free lock means that
+    /// A record says `running` or `paused` only after its process took the lock, so a free lock means that
     /// the process has died without being able to say so.
     #[must_use]
     pub fn observed(self, alive: bool) -> Self {
         match (self, alive) {
-            (Self::Running, false) => Self::Stopped,
+            (Self::Running | Self::Paused, false) => Self::Stopped,
             (Self::Created | Self::Stopped | Self::Error, true) => Self::Running,
             (state, _) => state,
         }
@@ -87,6 +97,7 @@ impl FromStr for VmState {
             Self::Creating,
             Self::Created,
             Self::Running,
+            Self::Paused,
             Self::Stopped,
             Self::Error,
             Self::Removing,
@@ -106,6 +117,8 @@ mod tests {
         for (recorded, alive, observed) in [
             (VmState::Running, true, VmState::Running),
             (VmState::Running, false, VmState::Stopped),
+            (VmState::Paused, true, VmState::Paused),
+            (VmState::Paused, false, VmState::Stopped),
             (VmState::Created, true, VmState::Running),
             (VmState::Stopped, true, VmState::Running),
             (VmState::Error, false, VmState::Error),
@@ -119,7 +132,7 @@ mod tests {
     #[test]
     fn states_round_trip_through_their_names() {
         for name in [
-            "creating", "created", "running", "stopped", "error", "removing",
+            "creating", "created", "running", "paused", "stopped", "error", "removing",
         ] {
             assert_eq!(name.parse::<VmState>().unwrap().to_string(), name);
         }

@@ -5,7 +5,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
+
 use super::protocol::{self, Request, Response};
+use crate::sys::interrupt::Interrupt;
 use crate::sys::pidfd::PidFd;
 
 /// A VM process answers at once, but a busy host may keep it from running for some seconds.
@@ -33,6 +36,9 @@ pub enum ClientError {
     /// No answer came.
     #[error("the VM process did not answer")]
     Exchange(#[source] io::Error),
+    /// The user did not want to wait any longer; the connection is of no more use.
+    #[error("interrupted while the VM process was at work")]
+    Interrupted,
     /// It said no.
     #[error("the VM process refused: {0}")]
     Refused(String),
@@ -70,6 +76,35 @@ impl Client {
     /// The process does not answer in time, or refuses.
     pub fn call(&mut self, request: Request) -> Result<serde_json::Value, ClientError> {
         protocol::send(&mut self.stream, &request).map_err(ClientError::Exchange)?;
+        self.receive()
+    }
+
+    /// Asks for what takes as long as it takes: the answer, the end of the process or `interrupt` ends
+    /// the wait.
+    ///
+    /// # Errors
+    /// The process ends or refuses, or the user interrupts.
+    pub fn call_patiently(
+        &mut self,
+        request: Request,
+        interrupt: &Interrupt,
+    ) -> Result<serde_json::Value, ClientError> {
+        protocol::send(&mut self.stream, &request).map_err(ClientError::Exchange)?;
+        loop {
+            let mut fds = [
+                PollFd::new(&self.stream, PollFlags::IN),
+                PollFd::new(interrupt, PollFlags::IN),
+            ];
+            match poll(&mut fds, None) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(ClientError::Exchange(error.into())),
+                Ok(_) if !fds[0].revents().is_empty() => return self.receive(),
+                Ok(_) => return Err(ClientError::Interrupted),
+            }
+        }
+    }
+
+    fn receive(&mut self) -> Result<serde_json::Value, ClientError> {
         let response = protocol::receive(&mut self.stream).map_err(ClientError::Exchange)?;
         match response.ok_or_else(|| ClientError::Exchange(io::ErrorKind::UnexpectedEof.into()))? {
             Response::Done(value) => Ok(value),

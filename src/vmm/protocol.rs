@@ -7,15 +7,18 @@
 //! ```
 
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::sys::reflink::Way;
 
 /// No message is longer; an engine's description of a VM takes some 20 KiB.
 const MAX_MESSAGE: u32 = 1 << 20;
 
 /// What a command wants of a VM process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case")]
 pub enum Request {
     /// Describe the running VM in the engine's words.
@@ -24,6 +27,42 @@ pub enum Request {
     PressPowerButton,
     /// End the VM without asking the guest.
     PowerOff,
+    /// Halt the guest until it is resumed. It may be halted already.
+    Pause,
+    /// Let a halted guest go on. It may be running already.
+    Resume,
+    /// Halt the guest, write down what it is, and let it go on, unless it was halted before. Given up,
+    /// and the guest let go on, when the command that asks goes away. The answer holds a [`Saved`].
+    Save {
+        /// An empty folder for memory and state.
+        into: PathBuf,
+        /// A lock file to share while anything is written.
+        lock: PathBuf,
+        /// What else is to be copied while the guest is halted.
+        disks: Vec<DiskCopy>,
+    },
+}
+
+/// A file, and where its copy goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskCopy {
+    /// A disk of the VM.
+    pub from: PathBuf,
+    /// A file that does not exist.
+    pub to: PathBuf,
+}
+
+/// How a [`Request::Save`] went. Times are in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// How long the guest stood still; nothing for one that was paused before.
+    pub halted_us: Option<u64>,
+    /// How long memory and state took.
+    pub memory_us: u64,
+    /// How long the disks took.
+    pub disks_us: u64,
+    /// How the disks were copied, the slowest way of them; nothing where there was none.
+    pub disks: Option<Way>,
 }
 
 /// The answer to a [`Request`].
@@ -96,12 +135,22 @@ mod tests {
     fn messages_round_trip() {
         let mut stream = Vec::new();
         send(&mut stream, &Request::PressPowerButton).unwrap();
+        let save = Request::Save {
+            into: "/snapshot/vm".into(),
+            lock: "/lock".into(),
+            disks: vec![DiskCopy {
+                from: "/cow.raw".into(),
+                to: "/snapshot/disks/cow.raw".into(),
+            }],
+        };
+        send(&mut stream, &save).unwrap();
         send(&mut stream, &Request::Info).unwrap();
         let mut stream = stream.as_slice();
         assert_eq!(
             receive(&mut stream).unwrap(),
             Some(Request::PressPowerButton)
         );
+        assert_eq!(receive(&mut stream).unwrap(), Some(save));
         assert_eq!(receive(&mut stream).unwrap(), Some(Request::Info));
         assert_eq!(receive::<Request>(&mut stream).unwrap(), None);
     }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::protocol::{self, Request, Response};
 
 /// Connections served at once; more are closed unserved, so that a loop cannot exhaust the process.
@@ -16,8 +18,23 @@ const MAX_CONNECTIONS: usize = 32;
 /// A connection that says nothing for this long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Answers one request.
-pub type Handler = dyn Fn(Request) -> Response + Send + Sync;
+/// Answers one request of a command.
+pub type Handler = dyn Fn(Request, &Peer<'_>) -> Response + Send + Sync;
+
+/// The command that asks.
+#[derive(Debug)]
+pub struct Peer<'a>(&'a UnixStream);
+
+impl Peer<'_> {
+    /// Whether it has gone, and nobody waits for the answer any more.
+    pub fn is_gone(&self) -> bool {
+        let mut fds = [PollFd::new(self.0, PollFlags::RDHUP)];
+        let now = Timespec::default();
+        // A poll of one descriptor without a wait does not fail; if it did, nothing would be known.
+        let polled = poll(&mut fds, Some(&now));
+        polled.is_ok() && !fds[0].revents().is_empty()
+    }
+}
 
 /// A listening control socket; dropping it removes the socket's file.
 #[derive(Debug)]
@@ -81,7 +98,8 @@ fn serve(mut stream: UnixStream, handler: &Handler) -> io::Result<()> {
     stream.set_read_timeout(Some(IDLE_TIMEOUT))?;
     stream.set_write_timeout(Some(IDLE_TIMEOUT))?;
     while let Some(request) = protocol::receive(&mut stream)? {
-        protocol::send(&mut stream, &handler(request))?;
+        let response = handler(request, &Peer(&stream));
+        protocol::send(&mut stream, &response)?;
     }
     Ok(())
 }
@@ -89,15 +107,17 @@ fn serve(mut stream: UnixStream, handler: &Handler) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::interrupt::Interrupt;
     use crate::vmm::Client;
     use crate::vmm::client::ClientError;
+    use std::sync::{Mutex, mpsc};
 
     #[test]
     fn a_command_and_a_vm_process_understand_each_other() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("control.sock");
         std::fs::write(&socket, "stale").unwrap();
-        let handler = |request| match request {
+        let handler = |request, _: &Peer<'_>| match request {
             Request::Info => Response::Done(serde_json::json!({"state": "running"})),
             _ => Response::Failed("not now".into()),
         };
@@ -117,5 +137,36 @@ mod tests {
             Client::connect(&socket),
             Err(ClientError::Connect { .. })
         ));
+    }
+
+    #[test]
+    fn a_user_who_does_not_wait_is_noticed_at_the_other_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("control.sock");
+        let (arrived, arrival) = mpsc::channel();
+        let (left, departure) = mpsc::channel();
+        let (go, gone) = mpsc::channel::<()>();
+        let gone = Mutex::new(gone);
+        let handler = move |_, peer: &Peer<'_>| {
+            arrived.send(peer.is_gone()).unwrap();
+            gone.lock().unwrap().recv().unwrap();
+            left.send(peer.is_gone()).unwrap();
+            Response::Done(serde_json::Value::Null)
+        };
+        let _server = Server::start(&socket, Arc::new(handler)).unwrap();
+        let mut client = Client::connect(&socket).unwrap();
+        let interrupt = Interrupt::never().unwrap();
+        std::thread::scope(|scope| {
+            let wait = scope.spawn(|| client.call_patiently(Request::Pause, &interrupt));
+            assert!(!arrival.recv().unwrap(), "it waits");
+            interrupt.raise();
+            assert!(matches!(
+                wait.join().unwrap(),
+                Err(ClientError::Interrupted)
+            ));
+        });
+        drop(client);
+        go.send(()).unwrap();
+        assert!(departure.recv().unwrap(), "it has gone");
     }
 }

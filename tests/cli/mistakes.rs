@@ -60,6 +60,19 @@ fn wrong_words_are_usage_errors_that_name_the_word() {
             (&["vm", "list", "-o", "yaml"], 2, "yaml", "table"),
             (&["vm", "strat", "x"], 2, "strat", "start"),
             (&["vm", "start"], 2, "<VM>", "Usage"),
+            (&["vm", "exec", "web"], 2, "<COMMAND>", "Usage"),
+            (
+                &["vm", "cp", "here", "there"],
+                2,
+                "one of SRC and DST",
+                "VM:PATH",
+            ),
+            (
+                &["vm", "cp", "a:/here", "b:/there"],
+                2,
+                "one of SRC and DST",
+                "VM:PATH",
+            ),
             (
                 &["--dns", "dns.google", "vm", "list"],
                 2,
@@ -123,10 +136,46 @@ fn what_is_not_there_is_named() {
                 "hint: cocoon vm list",
             ),
             (
+                &["vm", "exec", "web", "--", "true"],
+                125,
+                "no VM is called \"web\"",
+                "hint: cocoon vm list",
+            ),
+            (
+                &["vm", "cp", "web:/etc/hosts", "hosts"],
+                1,
+                "no VM is called \"web\"",
+                "hint: cocoon vm list",
+            ),
+            (
                 &["vm", "logs", "web"],
                 1,
                 "no VM is called \"web\"",
                 "hint: cocoon vm list",
+            ),
+            (
+                &["snapshot", "save", "web"],
+                1,
+                "no VM is called \"web\"",
+                "hint: cocoon vm list",
+            ),
+            (
+                &["snapshot", "list", "--vm", "web"],
+                1,
+                "no VM is called \"web\"",
+                "hint: cocoon vm list",
+            ),
+            (
+                &["snapshot", "inspect", "nightly"],
+                1,
+                "no snapshot is called \"nightly\"",
+                "hint: cocoon snapshot list",
+            ),
+            (
+                &["snapshot", "rm", "nightly"],
+                1,
+                "no snapshot is called \"nightly\"",
+                "hint: cocoon snapshot list",
             ),
             (
                 &["image", "inspect", "tiny"],

@@ -5,7 +5,7 @@ use crate::support::{Cocoon, stderr, stdout};
 #[test]
 fn an_empty_list_is_an_empty_array_and_the_sentence_goes_to_people() {
     let cocoon = Cocoon::new();
-    for noun in ["vm", "image"] {
+    for noun in ["vm", "image", "snapshot"] {
         assert_eq!(stdout(&cocoon.run(&[noun, "list", "-o", "json"])), "[]\n");
         assert_eq!(stdout(&cocoon.run(&[noun, "ls", "-q"])), "");
         let table = cocoon.run(&[noun, "list"]);
@@ -58,6 +58,14 @@ fn every_command_has_help_and_the_tree_is_the_documented_one() {
         &["vm", "console"],
         &["vm", "logs"],
         &["vm", "rm"],
+        &["vm", "pause"],
+        &["vm", "resume"],
+        &["snapshot", "save"],
+        &["snapshot", "list"],
+        &["snapshot", "inspect"],
+        &["snapshot", "rm"],
+        &["snapshot", "export"],
+        &["snapshot", "import"],
         &["gc"],
         &["version"],
     ] {

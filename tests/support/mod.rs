@@ -1,5 +1,7 @@
 //! Starts the program in a root folder of its own.
 
+pub(crate) mod counter;
+
 use std::path::Path;
 use std::process::{Command, Output};
 

@@ -20,14 +20,17 @@ pub(in crate::cli) struct RmArgs {
 pub(in crate::cli) fn rm(host: &Host, args: &RmArgs) -> Result<(), Failure> {
     let removed = images::remove(host, &args.images)?;
     if args.format.is_json() {
-        let object =
-            |image: &images::Removed| json!({"name": image.name, "kept_for": image.kept_for});
+        let object = |image: &images::Removed| json!({"name": image.name, "kept_for": image.kept_for, "kept_for_snapshots": image.kept_for_snapshots});
         return output::json(&json!({"removed": removed.iter().map(object).collect::<Vec<_>>()}));
     }
     for image in &removed {
         output::line(&image.name);
-        if !image.kept_for.is_empty() {
-            let users: Vec<_> = image.kept_for.iter().map(ToString::to_string).collect();
+        let vms = image.kept_for.iter().map(ToString::to_string);
+        let snapshots = image.kept_for_snapshots.iter();
+        let users: Vec<_> = vms
+            .chain(snapshots.map(|name| format!("snapshot {name}")))
+            .collect();
+        if !users.is_empty() {
             output::note(format_args!(
                 "{}: its layers stay, used by {}",
                 image.name,

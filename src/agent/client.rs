@@ -1,0 +1,240 @@
+//! Calls to the agent of a guest, one connection each.
+
+use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cocoon_agent::frame::{self, FrameError};
+use cocoon_agent::protocol::{
+    Answer, Copied, Exec, Get, Grown, Hello, Identity, PORT, Put, Renewed, Request, Shutdown,
+    Started, printable,
+};
+use cocoon_agent::tree::{self, Destination, Receiver, TreeError};
+use serde::de::DeserializeOwned;
+
+use super::AgentError;
+use super::channel::{Channel, Stopped};
+use super::exec::{self, ExecEnd, Session};
+
+/// The first wait between two tries, and the longest: nobody tells when a guest begins to listen.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long one try may take. A guest whose driver is not up yet says nothing, and may lose the try.
+const TRY: Duration = Duration::from_secs(2);
+
+/// How long the short calls may take altogether; keys for sshd take an emulated guest some seconds.
+const CALL: Duration = Duration::from_secs(60);
+
+/// Warnings of one answer that anybody would read.
+const WARNINGS_MAX: usize = 16;
+
+/// Mode bits that are taken over from a guest: none with which a file runs as its owner here.
+const FROM_GUEST: u32 = 0o777;
+
+/// The agent of a guest.
+#[derive(Clone, Debug)]
+pub struct Agent<'a> {
+    socket: PathBuf,
+    stop: BorrowedFd<'a>,
+}
+
+impl<'a> Agent<'a> {
+    /// The agent behind the VM's `vsock` socket. Nothing is connected yet. `stop` becomes readable when
+    /// the user wants the command to stop: a `sys::interrupt::Interrupt`, for example.
+    pub fn new(socket: &Path, stop: BorrowedFd<'a>) -> Self {
+        Self {
+            socket: socket.to_owned(),
+            stop,
+        }
+    }
+
+    /// Waits until the agent answers, and returns who it is.
+    ///
+    /// # Errors
+    /// It does not answer within `patience`; its first answer makes no sense; `stop` was raised.
+    pub fn hello(&self, patience: Duration) -> Result<Hello, AgentError> {
+        let hello: Hello = self.call(&Request::Hello, patience)?;
+        Ok(Hello {
+            boot_id: printable(&hello.boot_id),
+            hostname: printable(&hello.hostname),
+            ..hello
+        })
+    }
+
+    /// Makes the guest somebody else.
+    ///
+    /// # Errors
+    /// As [`Agent::hello`], or the agent could not do it.
+    pub fn identity(&self, identity: Identity, patience: Duration) -> Result<Renewed, AgentError> {
+        let renewed: Renewed = self.call(&Request::Identity(identity), patience)?;
+        Ok(Renewed {
+            warnings: sentences(&renewed.warnings),
+        })
+    }
+
+    /// Takes into use what was added to the VM.
+    ///
+    /// # Errors
+    /// As [`Agent::hello`].
+    pub fn grow(&self, patience: Duration) -> Result<Grown, AgentError> {
+        let grown: Grown = self.call(&Request::Grow, patience)?;
+        Ok(Grown {
+            warnings: sentences(&grown.warnings),
+            ..grown
+        })
+    }
+
+    /// Asks the guest to end; returns before it has.
+    ///
+    /// # Errors
+    /// As [`Agent::identity`].
+    pub fn shutdown(&self, reboot: bool, patience: Duration) -> Result<(), AgentError> {
+        self.call(&Request::Shutdown(Shutdown { reboot }), patience)
+    }
+
+    /// Copies a file or folder of the guest to the host; mode bits that make a file run as its owner
+    /// are left out.
+    ///
+    /// # Errors
+    /// As [`Agent::identity`], or something cannot be written here.
+    pub fn get(
+        &self,
+        path: String,
+        to: &Path,
+        name: Option<&str>,
+        patience: Duration,
+    ) -> Result<Copied, AgentError> {
+        let (mut channel, ()) = self.ask(&Request::Get(Get { path }), patience)?;
+        let receiver = Receiver::new(Destination {
+            path: to.to_owned(),
+            name: name.map(Into::into),
+            mode_mask: FROM_GUEST,
+        });
+        receiver.run(&mut channel).map_err(AgentError::of_tree)
+    }
+
+    /// Copies a file or folder of the host into the guest.
+    ///
+    /// # Errors
+    /// As [`Agent::identity`], or something cannot be read here.
+    pub fn put(
+        &self,
+        from: &Path,
+        path: String,
+        name: Option<String>,
+        patience: Duration,
+    ) -> Result<Copied, AgentError> {
+        let (mut channel, ()) = self.ask(&Request::Put(Put { path, name }), patience)?;
+        match tree::send(from, &mut Outgoing(&mut channel)) {
+            // Either the agent has an answer already, or the connection is lost: reading tells.
+            Ok(_) | Err(TreeError::Frame(FrameError::Io(_))) => answer(&mut channel),
+            Err(error) => Err(AgentError::of_tree(error)),
+        }
+    }
+
+    /// Runs a command in the guest, and relays its streams until it ends.
+    ///
+    /// # Errors
+    /// As [`Agent::identity`], or a local stream failed.
+    pub fn exec(
+        &self,
+        command: Exec,
+        session: &Session<'_>,
+        patience: Duration,
+    ) -> Result<ExecEnd, AgentError> {
+        let (channel, _): (_, Started) = self.ask(&Request::Exec(command), patience)?;
+        exec::relay(&channel, session)
+    }
+
+    fn call<T: DeserializeOwned>(
+        &self,
+        request: &Request,
+        patience: Duration,
+    ) -> Result<T, AgentError> {
+        self.ask(request, patience).map(|(_, done)| done)
+    }
+
+    /// Sends a request on a new connection, and reads the first answer.
+    fn ask<T: DeserializeOwned>(
+        &self,
+        request: &Request,
+        patience: Duration,
+    ) -> Result<(Channel<'a>, T), AgentError> {
+        let mut channel = self.connect(patience)?;
+        channel.deadline = Some(Instant::now() + CALL);
+        frame::write(&mut channel, request, b"").map_err(AgentError::of_frame)?;
+        let done = answer(&mut channel)?;
+        channel.deadline = None;
+        Ok((channel, done))
+    }
+
+    /// Tries until somebody listens in the guest.
+    fn connect(&self, patience: Duration) -> Result<Channel<'a>, AgentError> {
+        let deadline = Instant::now() + patience;
+        let (mut pause, mut is_first) = (FIRST_PAUSE, true);
+        loop {
+            // The first try is a whole one, also for who does not want to wait.
+            let one = Instant::now() + TRY;
+            let until = if is_first { one } else { deadline.min(one) };
+            is_first = false;
+            let error = match Channel::connect(&self.socket, PORT, self.stop, until) {
+                Ok(channel) => return Ok(channel),
+                Err(error) if error.get_ref().is_some_and(|inner| inner.is::<Stopped>()) => {
+                    return Err(AgentError::Interrupted);
+                }
+                Err(error) => error,
+            };
+            if Instant::now() + pause >= deadline {
+                return Err(AgentError::NotThere {
+                    waited_seconds: patience.as_secs(),
+                    source: error,
+                });
+            }
+            self.pause(pause)?;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn pause(&self, pause: Duration) -> Result<(), AgentError> {
+        use rustix::event::{PollFd, PollFlags, Timespec};
+        let timeout = Timespec::try_from(pause).ok();
+        let mut fds = [PollFd::from_borrowed_fd(self.stop, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(found) if found > 0 => Err(AgentError::Interrupted),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A guest's warnings, fit for a terminal.
+fn sentences(warnings: &[String]) -> Vec<String> {
+    let shown = warnings.iter().take(WARNINGS_MAX);
+    shown.map(|warning| printable(warning)).collect()
+}
+
+fn answer<T: DeserializeOwned>(channel: &mut Channel<'_>) -> Result<T, AgentError> {
+    let frame = frame::read(channel).and_then(|frame| frame.ok_or(FrameError::Cut));
+    let answer = frame.and_then(|frame| frame.header());
+    match answer.map_err(AgentError::of_frame)? {
+        Answer::Done(done) => Ok(done),
+        Answer::Failed(failure) => Err(AgentError::Refused(failure)),
+    }
+}
+
+/// Writing that ends as soon as the agent has something to say, which then is a failure.
+struct Outgoing<'a, 'b>(&'a mut Channel<'b>);
+
+impl Write for Outgoing<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.is_readable() {
+            true => Err(io::ErrorKind::BrokenPipe.into()),
+            false => self.0.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

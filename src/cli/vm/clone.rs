@@ -1,0 +1,153 @@
+//! `cocoon vm clone`
+
+use super::super::error::Failure;
+use super::super::output::{self, FormatArgs};
+use super::create;
+use crate::network::NicRecord;
+use crate::ops::identity::Introduced;
+use crate::ops::{self, Host};
+use crate::sys::interrupt::Interrupt;
+use crate::units::{ByteSize, VmId, VmName};
+
+/// What `cocoon vm clone` takes.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct CloneArgs {
+    /// VM name [default: cocoon-clone-<id>]
+    #[arg(long)]
+    name: Option<VmName>,
+    #[command(flatten)]
+    sizes: SizeArgs,
+    /// Fail, and leave no clone, where the guest has no agent that gives it its own identity
+    #[arg(long)]
+    require_identity: bool,
+    #[command(flatten)]
+    format: FormatArgs,
+    /// Snapshot: its name, id, or the first digits of its id
+    snapshot: String,
+}
+
+/// What a VM out of a snapshot may have more of.
+#[derive(Debug, clap::Args)]
+pub(super) struct SizeArgs {
+    /// Boot CPUs, not fewer than the snapshot has [default: as many]
+    #[arg(long, value_name = "N")]
+    cpu: Option<u32>,
+    /// Memory size, not less than the snapshot has [default: as much]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteSize>,
+    /// Size of the VM's own disk, not less than the snapshot has [default: as much]
+    #[arg(long, value_name = "SIZE")]
+    storage: Option<ByteSize>,
+}
+
+impl SizeArgs {
+    pub(super) fn request(&self, snapshot: &str, name: Option<VmName>) -> ops::clone::Request {
+        ops::clone::Request {
+            snapshot: snapshot.to_owned(),
+            name,
+            cpu: self.cpu,
+            memory: self.memory,
+            storage: self.storage,
+            require_identity: false,
+        }
+    }
+}
+
+/// Makes a running VM out of a snapshot.
+pub(in crate::cli) fn clone(host: &Host, args: &CloneArgs) -> Result<(), Failure> {
+    let interrupt = Interrupt::on_signals().map_err(Failure::Signals)?;
+    let request = ops::clone::Request {
+        require_identity: args.require_identity,
+        ..args.sizes.request(&args.snapshot, args.name.clone())
+    };
+    let cloned = ops::clone::clone(host, &request, &interrupt)?;
+    let id = cloned.lock.id();
+    let name = create::show(host, id, &args.format)?;
+    output::note(format_args!(
+        "{name} runs; its console: cocoon vm console {name}"
+    ));
+    match cloned.introduced {
+        Introduced::Done(warnings) => warnings.iter().for_each(output::note),
+        Introduced::NoAgent => tell_how_to_set_it_up(host, id)?,
+    }
+    Ok(())
+}
+
+fn tell_how_to_set_it_up(host: &Host, id: VmId) -> Result<(), Failure> {
+    output::note("its guest has no agent, and goes on as the VM that was saved");
+    if let Some(network) = ops::list::get(host, id)?.network {
+        output::note("paste this into it, for addresses of its own:");
+        output::note(setup_script(&network.nics));
+    }
+    Ok(())
+}
+
+/// What gives the guest its own addresses, as shell commands.
+fn setup_script(nics: &[NicRecord]) -> String {
+    let words = |word: &dyn Fn(&NicRecord) -> String| {
+        let words: Vec<_> = nics.iter().map(|nic| format!("'{}'", word(nic))).collect();
+        words.join(" ")
+    };
+    let address = |nic: &NicRecord| {
+        nic.address
+            .map_or_else(String::new, |at| format!("{}/{}", at.ip, at.prefix))
+    };
+    let gateway = |nic: &NicRecord| {
+        let gateway = nic.address.and_then(|at| at.gateway);
+        gateway.map_or_else(String::new, |gateway| gateway.to_string())
+    };
+    format!(
+        r#"
+echo 3 > /proc/sys/vm/drop_caches
+devs=({devices})
+macs=({macs})
+addrs=({addresses})
+gws=({gateways})
+for i in "${{!devs[@]}}"; do
+  ip link set dev "${{devs[$i]}}" down && ip link set dev "${{devs[$i]}}" address "${{macs[$i]}}" && ip link set dev "${{devs[$i]}}" up
+  ip addr flush dev "${{devs[$i]}}"
+  [ -n "${{addrs[$i]}}" ] && ip addr add "${{addrs[$i]}}" dev "${{devs[$i]}}"
+  [ -n "${{gws[$i]}}" ] && ip route replace default via "${{gws[$i]}}"
+done
+"#,
+        devices = words(&|nic| nic.ifname.clone()),
+        macs = words(&|nic| nic.mac.to_string()),
+        addresses = words(&address),
+        gateways = words(&gateway),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::Address;
+    use crate::units::Mac;
+
+    #[test]
+    fn the_script_has_a_word_for_each_nic_even_where_nothing_is_known() {
+        let nic = |index, address| NicRecord {
+            index,
+            ifname: format!("eth{index}"),
+            tap: String::new(),
+            mac: Mac::new([2, 0, 0, 0, 0, 7]),
+            mtu: 1500,
+            queue_pairs: 1,
+            address,
+            cni_result: String::new(),
+        };
+        let address = Address {
+            ip: [10, 22, 0, 5].into(),
+            prefix: 16,
+            gateway: Some([10, 22, 0, 1].into()),
+        };
+        let script = setup_script(&[nic(0, Some(address)), nic(1, None)]);
+        for line in [
+            "devs=('eth0' 'eth1')",
+            "macs=('02:00:00:00:00:07' '02:00:00:00:00:07')",
+            "addrs=('10.22.0.5/16' '')",
+            "gws=('10.22.0.1' '')",
+        ] {
+            assert!(script.lines().any(|l| l == line), "no {line} in {script}");
+        }
+    }
+}

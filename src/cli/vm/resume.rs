@@ -1,0 +1,23 @@
+//! `cocoon vm resume`
+
+use super::super::error::Failure;
+use super::super::output::FormatArgs;
+use super::batch;
+use crate::ops::{self, Host};
+
+/// What `cocoon vm resume` takes.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct ResumeArgs {
+    /// Names, ids, or beginnings of ids
+    #[arg(required = true, value_name = "VM")]
+    vms: Vec<String>,
+    #[command(flatten)]
+    format: FormatArgs,
+}
+
+/// Lets guests go on. One that runs is left alone, and that is no failure.
+pub(in crate::cli) fn resume(host: &Host, args: &ResumeArgs) -> Result<(), Failure> {
+    batch::each(host, &args.vms, &args.format, |id| {
+        ops::pause::resume(host, id)
+    })
+}

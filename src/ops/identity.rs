@@ -1,0 +1,199 @@
+//! Who a guest is: told to its agent, while its network is closed.
+//!
+//! ```text
+//! a clone      seed, clock, name, machine-id, MACs, addresses, routes, DNS, keys of sshd
+//! a restored   seed, clock: all else is what it was
+//! ```
+
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use cocoon_agent::protocol::{Identity, MacAddress, Network, NicIdentity, Route, WhichNic};
+use jiff::Timestamp;
+
+use super::{Error, Host, exec, specify};
+use crate::agent::{Agent, AgentError};
+use crate::network::{NetworkRecord, NicRecord};
+use crate::sys::interrupt::Interrupt;
+use crate::units::Mac;
+
+/// How long a guest may take to say anything: its memory comes in while it runs, on a busy host slowly.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// How long the agent may take for all of it: keys for sshd need seconds in a slow guest.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bytes for the guest's random generator: twice what its pool takes.
+const SEED_BYTES: usize = 64;
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Introduced {
+    /// The guest knows who it is; what it could not do besides, a sentence each.
+    Done(Vec<String>),
+    /// Nobody in the guest could be told.
+    NoAgent,
+}
+
+/// Tells the guest of a clone who it is. `saved` are the MACs by which it knows its NICs.
+///
+/// # Errors
+/// The agent is there, and could not do it.
+pub(super) fn introduce(
+    host: &Host,
+    vm: &specify::Of<'_>,
+    network: Option<&NetworkRecord>,
+    saved: &[Mac],
+    interrupt: &Interrupt,
+) -> Result<Introduced, Error> {
+    let nics = network
+        .map(|network| network.nics.as_slice())
+        .unwrap_or_default();
+    let identity = Identity {
+        hostname: Some(vm.name.to_string()),
+        machine_id: Some(hex(&random::<16>()?)),
+        nics: saved
+            .iter()
+            .zip(nics)
+            .map(|(saved, nic)| renamed(*saved, nic))
+            .collect(),
+        dns: vm.config.dns.iter().copied().map(IpAddr::V4).collect(),
+        ssh_host_keys: true,
+        ..Identity::default()
+    };
+    tell(host, vm, identity, interrupt)
+}
+
+/// Tells the guest of a restored VM what time it is, and gives it other random numbers than it had.
+///
+/// # Errors
+/// As [`introduce`].
+pub(super) fn refresh(
+    host: &Host,
+    vm: &specify::Of<'_>,
+    interrupt: &Interrupt,
+) -> Result<Introduced, Error> {
+    tell(host, vm, Identity::default(), interrupt)
+}
+
+fn tell(
+    host: &Host,
+    vm: &specify::Of<'_>,
+    identity: Identity,
+    interrupt: &Interrupt,
+) -> Result<Introduced, Error> {
+    let agent = Agent::new(&host.layout.vm(vm.id).vsock_socket(), interrupt.as_fd());
+    let failed = |error| exec::failed(vm.name.clone(), error);
+    if !is_there(&agent).map_err(failed)? {
+        return Ok(Introduced::NoAgent);
+    }
+    // Only now: the guest may have taken its time to answer.
+    let identity = of_now(identity)?;
+    let renewed = agent.identity(identity, PATIENCE).map_err(failed)?;
+    Ok(Introduced::Done(renewed.warnings))
+}
+
+/// Whether a guest that ran when it was saved has an agent. One without says so at once; only one that
+/// is silent is waited for.
+fn is_there(agent: &Agent<'_>) -> Result<bool, AgentError> {
+    let deadline = Instant::now() + GRACE;
+    loop {
+        match agent.hello(Duration::ZERO) {
+            Ok(_) => return Ok(true),
+            Err(AgentError::NotThere { source, .. })
+                if source.kind() == ErrorKind::TimedOut && Instant::now() < deadline => {}
+            Err(AgentError::NotThere { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// With what no guest may share with another, or with its own past.
+fn of_now(identity: Identity) -> Result<Identity, Error> {
+    Ok(Identity {
+        seed: random::<SEED_BYTES>()?.to_vec(),
+        clock_ns: u64::try_from(Timestamp::now().as_nanosecond()).ok(),
+        ..identity
+    })
+}
+
+/// The NIC that the guest knows by its `saved` address, as the clone's.
+fn renamed(saved: Mac, nic: &NicRecord) -> NicIdentity {
+    let gateway = nic.address.and_then(|address| address.gateway);
+    NicIdentity {
+        nic: WhichNic::Mac(MacAddress(saved.bytes())),
+        mac: Some(MacAddress(nic.mac.bytes())),
+        addresses: nic
+            .address
+            .map(|address| Network {
+                ip: address.ip.into(),
+                prefix: address.prefix,
+            })
+            .into_iter()
+            .collect(),
+        // As the kernel has it from its command line: the first NIC leads everywhere.
+        routes: gateway
+            .filter(|_| nic.index == 0)
+            .map(|gateway| Route {
+                to: None,
+                gateway: Some(gateway.into()),
+                metric: None,
+            })
+            .into_iter()
+            .collect(),
+    }
+}
+
+/// getrandom(2) fills requests of up to 256 bytes whole.
+fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| Error::Random(errno.into()))?;
+    Ok(bytes)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::Address;
+
+    #[test]
+    fn a_nic_is_found_by_what_it_was_and_told_what_it_is() {
+        let nic = |index| NicRecord {
+            index,
+            ifname: format!("eth{index}"),
+            tap: String::new(),
+            mac: Mac::new([2, 0, 0, 0, 0, 9]),
+            mtu: 1500,
+            queue_pairs: 1,
+            address: Some(Address {
+                ip: [10, 22, 0, 5].into(),
+                prefix: 16,
+                gateway: Some([10, 22, 0, 1].into()),
+            }),
+            cni_result: String::new(),
+        };
+        let saved = Mac::new([2, 0, 0, 0, 0, 7]);
+        let first = renamed(saved, &nic(0));
+        assert_eq!(first.nic, WhichNic::Mac(MacAddress([2, 0, 0, 0, 0, 7])));
+        assert_eq!(first.mac, Some(MacAddress([2, 0, 0, 0, 0, 9])));
+        assert_eq!(first.addresses[0].to_string(), "10.22.0.5/16");
+        assert_eq!(first.routes[0].gateway, Some([10, 22, 0, 1].into()));
+        assert_eq!(renamed(saved, &nic(1)).routes, [], "one way out is enough");
+    }
+
+    #[test]
+    fn two_guests_are_not_told_the_same() {
+        let [one, two] = [(); 2].map(|()| of_now(Identity::default()).unwrap());
+        assert_ne!(one.seed, two.seed);
+        assert!(one.seed.len() <= cocoon_agent::protocol::SEED_MAX);
+        assert!(two.clock_ns >= one.clock_ns);
+        assert_eq!(hex(&[0, 0xab]), "00ab");
+    }
+}

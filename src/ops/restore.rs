@@ -1,0 +1,139 @@
+//! `vm restore`: back to what one of its snapshots holds, under the same name and addresses.
+//!
+//! ```text
+//! snapshot ──read──▶ Source ──stage──▶ its disk beside the VM's ──▶ VM ends ──▶ disks change places
+//!       checks all of it                                                           │
+//!                                        staged disk goes ◀── VM restored ◀────────┘
+//! ```
+//!
+//! Invariant: until all is checked and staged, the VM has not noticed; and its own disk stays until it
+//! runs again.
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::clone::{self, Source};
+use super::identity::{self, Introduced};
+use super::stop::{self, Manner};
+use super::{Error, Host, error, list, require_root, specify, start};
+use crate::snapshot::manifest::Depth;
+use crate::store::lock::VmLock;
+use crate::sys::interrupt::Interrupt;
+use crate::sys::kvm;
+use crate::units::VmId;
+use crate::vm::VmState;
+
+/// Takes a VM back to a snapshot of its own. It may run or be stopped; afterwards it runs, and its guest
+/// knows the time.
+///
+/// # Errors
+/// The VM is as it was; or it had to end, has its own disk again, and is stopped.
+pub fn restore(
+    host: &Host,
+    id: VmId,
+    request: &clone::Request,
+    interrupt: &Interrupt,
+) -> Result<Introduced, Error> {
+    require_root()?;
+    kvm::check(host.config.ignore_kvm_check)?;
+    let lock = VmLock::wait(&host.layout, id)?;
+    let vm = list::get(host, id)?;
+    let source = Source::read(host, &request.snapshot, interrupt, Depth::Full)?;
+    if source.manifest.vm != id {
+        return Err(Error::NotItsSnapshot {
+            vm: vm.record.name,
+            snapshot: request.snapshot.clone(),
+        });
+    }
+    clone::check_numbers(request, &source.manifest.config)?;
+    if matches!(vm.record.state, VmState::Creating | VmState::Removing) {
+        return Err(Error::WrongState {
+            name: vm.record.name,
+            state: vm.record.state,
+        });
+    }
+    let of = specify::Of {
+        id,
+        name: &vm.record.name,
+        config: &vm.record.config,
+    };
+    let spec = source.specify(host, &of, vm.network.as_ref());
+    host.engine(Some(vm.record.config.engine))?.check(&spec)?;
+    let disks = Disks::stage(host, id, &source, interrupt)?;
+    if let Err(error) = stop::stop_locked(host, &lock, Manner::Force, interrupt) {
+        remove(&disks.staged);
+        return Err(error);
+    }
+    // From here on the VM does not run as it did.
+    if let Some(network) = vm.network {
+        start::make_ready(host, network)?;
+    }
+    disks.exchange()?;
+    start::launch(host, &lock, &spec, interrupt).map_err(|error| match disks.take_back() {
+        Ok(()) => error,
+        Err(failure) => error.and_not_undone(vec![failure]),
+    })?;
+    disks.discard_old();
+    // It runs, whatever its agent says.
+    identity::refresh(host, &of, interrupt).or_else(|error| match error {
+        Error::Agent { .. } => Ok(Introduced::Done(vec![error::chain(&error)])),
+        error => Err(error),
+    })
+}
+
+/// The VM's disk, and beside it the one that takes its place.
+struct Disks {
+    own: PathBuf,
+    staged: PathBuf,
+}
+
+impl Disks {
+    fn stage(host: &Host, id: VmId, source: &Source, interrupt: &Interrupt) -> Result<Self, Error> {
+        let layout = host.layout.vm(id);
+        let disks = Self {
+            own: layout.cow_disk(),
+            staged: layout.staged_disk(),
+        };
+        // Of a restore that was killed.
+        remove(&disks.staged);
+        match source.copy_disk(&disks.staged, interrupt) {
+            Ok(()) => Ok(disks),
+            Err(error) => {
+                remove(&disks.staged);
+                Err(error)
+            }
+        }
+    }
+
+    fn exchange(&self) -> Result<(), Error> {
+        renameat_with(CWD, &self.own, CWD, &self.staged, RenameFlags::EXCHANGE).map_err(|errno| {
+            Error::File {
+                action: "put the saved disk in place of",
+                path: self.own.clone(),
+                source: errno.into(),
+            }
+        })
+    }
+
+    /// The VM has its own disk again; if that fails, both stay.
+    fn take_back(&self) -> Result<(), Error> {
+        self.exchange()?;
+        remove(&self.staged);
+        Ok(())
+    }
+
+    /// The VM runs on the saved disk: what it had before is not wanted any more.
+    fn discard_old(self) {
+        remove(&self.staged);
+    }
+}
+
+fn remove(path: &Path) {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(%error, "cannot remove {}", path.display());
+        }
+        _ => {}
+    }
+}

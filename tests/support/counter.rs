@@ -1,0 +1,159 @@
+//! A VM whose guest counts on its console, and needs no more of KVM than that it opens.
+
+use std::path::PathBuf;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use cocoon::image::records::{self, ImageLayer, ImageRecord};
+use cocoon::store::{Database, DatabaseError, Durability};
+use cocoon::units::{ByteSize, Digest};
+
+use super::{Cocoon, stderr, stdout};
+
+#[path = "../engine/conformance/payload.rs"]
+mod payload;
+
+/// Wait for what a guest does some hundred times a second, on a busy host.
+const SOON: Duration = Duration::from_secs(60);
+
+/// The image's name, as it would have been pulled.
+pub(crate) const IMAGE: &str = "docker.io/library/counter:latest";
+
+/// A root folder with a running VM `counter`.
+pub(crate) struct Counter {
+    pub(crate) cocoon: Cocoon,
+}
+
+impl Counter {
+    /// Nothing, and a line that says why, where it cannot run.
+    #[expect(clippy::print_stdout, reason = "it says why a test did not run")]
+    pub(crate) fn run() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() || !std::path::Path::new("/dev/kvm").exists() {
+            println!("SKIPPED: it needs root and /dev/kvm");
+            return None;
+        }
+        let cocoon = Cocoon::new();
+        install(&cocoon);
+        let counter = Self { cocoon };
+        counter.ok(&[
+            "vm",
+            "run",
+            "--name",
+            "counter",
+            "--engine",
+            "micro",
+            "--nics",
+            "0",
+            "--cpu",
+            "1",
+            "--memory",
+            "64M",
+            "--storage",
+            "64M",
+            "counter",
+        ]);
+        counter.goes_on();
+        Some(counter)
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> std::process::Command {
+        let mut command = self.cocoon.command(args);
+        command.env("COCOON_IGNORE_KVM_CHECK", "1");
+        command
+    }
+
+    /// Runs the program, which must succeed; returns what it writes, without the last newline.
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
+        let output = self.try_(args);
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+        stdout(&output).trim_end().to_owned()
+    }
+
+    /// Runs the program, which must fail; returns what it says.
+    pub(crate) fn refused(&self, args: &[&str]) -> String {
+        let output = self.try_(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?} did not fail");
+        stderr(&output)
+    }
+
+    fn try_(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    pub(crate) fn json(&self, args: &[&str]) -> serde_json::Value {
+        serde_json::from_str(&self.ok(args)).unwrap()
+    }
+
+    pub(crate) fn state(&self) -> String {
+        let vm = self.json(&["vm", "inspect", "counter"]);
+        vm["state"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.cocoon.root.path().join("snapshots")
+    }
+
+    /// What the guest has counted so far, in bytes of what it printed.
+    pub(crate) fn count(&self) -> u64 {
+        let vm = self.json(&["vm", "inspect", "counter"]);
+        let log = vm["console_log"].as_str().unwrap();
+        std::fs::metadata(log).map_or(0, |file| file.len())
+    }
+
+    /// Waits until the guest counts on.
+    pub(crate) fn goes_on(&self) {
+        let (before, deadline) = (self.count(), Instant::now() + SOON);
+        // The log is a file; nobody tells of its growth.
+        while self.count() == before {
+            assert!(Instant::now() < deadline, "the guest stands still");
+        }
+    }
+
+    /// Sees that a paused guest does not count.
+    pub(crate) fn stands_still(&self) {
+        let settled = || {
+            let before = self.count();
+            std::thread::sleep(Duration::from_millis(200));
+            self.count() == before
+        };
+        // What was printed before may still be on its way to the log; then nothing may come.
+        assert!(settled() || settled(), "the guest counts");
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        let _ = self.try_(&["vm", "rm", "--force", "counter"]);
+    }
+}
+
+/// Puts an image with the counting kernel into the store.
+fn install(cocoon: &Cocoon) {
+    // Any command makes the folders.
+    assert!(cocoon.run(&["vm", "list"]).status.success());
+    let root = cocoon.root.path();
+    let layer = Digest::of(b"counter");
+    let boot = root.join("boot").join(layer.hex());
+    std::fs::create_dir(&boot).unwrap();
+    std::fs::write(boot.join("vmlinuz"), payload::elf(payload::FOREVER)).unwrap();
+    std::fs::write(boot.join("initrd.img"), [0; 4096]).unwrap();
+    let blob = root.join("blobs").join(format!("{}.erofs", layer.hex()));
+    std::fs::write(blob, [0; 4096]).unwrap();
+    let image = ImageRecord {
+        name: IMAGE.into(),
+        digest: Digest::of(b"image"),
+        size: ByteSize::from_mib(1),
+        architecture: "amd64".into(),
+        layers: vec![ImageLayer {
+            digest: layer,
+            diff_id: layer,
+        }],
+        kernel_layer: layer,
+        initrd_layer: layer,
+        created_at: "2026-01-01T00:00:00Z".parse().unwrap(),
+        built_at: None,
+    };
+    let mut db = Database::open(root).unwrap();
+    db.write::<_, DatabaseError>(Durability::Full, |tx| records::put(tx, &image))
+        .unwrap();
+}
