@@ -25,12 +25,12 @@ ESCAPE = b"\x1d"
 class Console:
     """One attached console. `text` is what it has printed, without carriage returns."""
 
-    def __init__(self, program, root, vm, rows=50, columns=200, extra=()):
+    def __init__(self, program, root, vm, rows=50, columns=200, extra=(), verb=None):
         self.text, self.code = "", None
         self.pid, self.terminal = pty.fork()
         if self.pid == 0:
             os.execv(program, [program, "--root-dir", root, "--run-dir", root + "/run", "--log-dir", root + "/log",
-                               "vm", "console", vm, *extra])
+                               *(verb or ("vm", "console", vm, *extra))])
         self.resize(rows, columns)
 
     def resize(self, rows, columns):

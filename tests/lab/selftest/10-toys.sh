@@ -29,6 +29,13 @@ lab_dies_once_by_triple_fault() {
     sleep 60
 }
 
+lab_freezes_once() {
+    [ ! -e /run/lab/froze ] || return 0
+    touch /run/lab/froze
+    kill "$(cat /run/heartbeat)"
+    sleep 100
+}
+
 lab_fails_once_and_lives() {
     [ -e /run/lab/failed ] || { touch /run/lab/failed && fail "for the first time"; }
 }

@@ -30,6 +30,8 @@ assert console.run("ping -c 1 -W 30 10.88.0.1", 120)[1] == 0
 console.send(b"exit\n")
 assert console.leave() == 0
 EOF
+    # The agent, as a service of systemd.
+    assert_eq "$(cocoon vm exec --wait 60 debian -- sh -c 'hostname; systemctl is-active cocoon-agent')" "$(printf 'debian\nactive')" "what the agent says"
     cocoon vm stop debian
     assert_eq "$(vm_field debian .state)" stopped "state"
     console_log_has debian "Power down|poweroff.target|System Power Off" || fail "the guest did not shut down in order"
