@@ -40,9 +40,15 @@ impl Payload {
         };
         let golden = include_str!("../../vmm-glue/tests/golden/oci.spec.json");
         let spec = VmSpec {
-            cpus: Cpus { boot: 1, max: 1 },
+            cpus: Cpus {
+                boot: 1,
+                added: 0,
+                max: 1,
+            },
             memory: Memory {
                 size: ByteSize::from_mib(64),
+                added: ByteSize::default(),
+                max: ByteSize::default(),
                 hugepages: false,
                 balloon: None,
             },

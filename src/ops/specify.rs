@@ -47,10 +47,13 @@ pub(super) fn specify(
         engine: config.engine,
         cpus: Cpus {
             boot: config.cpu,
+            added: 0,
             max: config.cpu.max(host_cpus.min(MAX_CPU_ROOM)),
         },
         memory: Memory {
             size: config.memory,
+            added: ByteSize::default(),
+            max: config.memory,
             hugepages,
             balloon: (config.memory >= MIN_BALLOONED).then_some(balloon),
         },

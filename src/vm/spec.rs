@@ -67,9 +67,15 @@ pub struct VmSpec {
 pub struct Cpus {
     /// Online when the guest boots.
     pub boot: u32,
-    /// To which the VM may grow; at least `boot`.
+    /// Plugged in since: a saved VM may be restored with more of them than it had.
+    #[serde(default)]
+    pub added: u32,
+    /// To which the VM may grow; at least `boot` and `added`.
     pub max: u32,
 }
+
+/// What Linux takes into use as a whole on x86-64 (`MIN_MEMORY_BLOCK_SIZE`), as Cloud Hypervisor does.
+pub const MEMORY_BLOCK: ByteSize = ByteSize::from_mib(128);
 
 /// Guest RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +83,13 @@ pub struct Cpus {
 pub struct Memory {
     /// RAM at boot.
     pub size: ByteSize,
+    /// Plugged in since, in multiples of [`MEMORY_BLOCK`]: a saved VM may be restored with more of it than
+    /// it had.
+    #[serde(default)]
+    pub added: ByteSize,
+    /// To which the VM may grow; room of less than `size` is none.
+    #[serde(default)]
+    pub max: ByteSize,
     /// Backed by 2 MiB pages of the host's pool.
     pub hugepages: bool,
     /// Size of a balloon device (deflate on OOM, free-page reporting), or none.

@@ -37,6 +37,8 @@ pub trait Engine: Sync + std::fmt::Debug {
     /// must stay as it is for as long as the VM lives, since memory may be read from it when the
     /// guest needs it. `spec` has the shape of the saved VM (processors, memory, disks, NICs) but
     /// may name other files, TAP devices and sockets; the disks hold what they held at the save.
+    /// It may also have more `added` processors and memory than the saved VM, within its room, and
+    /// disks whose files have grown: then the guest is told, as of a plug that somebody pushed in.
     ///
     /// # Errors
     /// `from` is not of this engine or is damaged, `spec` has another shape, or the host refused

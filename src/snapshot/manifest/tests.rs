@@ -36,9 +36,15 @@ pub(crate) fn spec() -> VmSpec {
         id: "00000000000000ff".parse().unwrap(),
         name: "web".parse().unwrap(),
         engine: EngineName::Micro,
-        cpus: Cpus { boot: 1, max: 1 },
+        cpus: Cpus {
+            boot: 1,
+            added: 0,
+            max: 1,
+        },
         memory: Memory {
             size: ByteSize::from_mib(256),
+            added: ByteSize::default(),
+            max: ByteSize::default(),
             hugepages: false,
             balloon: None,
         },

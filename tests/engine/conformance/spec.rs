@@ -32,9 +32,15 @@ impl Lab {
             cmdline: "{console} loglevel=3 net.ifnames=0 mitigations=off".to_owned(),
         };
         VmSpec {
-            cpus: Cpus { boot: cpus, max: 8 },
+            cpus: Cpus {
+                boot: cpus,
+                added: 0,
+                max: 8,
+            },
             memory: Memory {
                 size: ByteSize::from_mib(256),
+                added: ByteSize::default(),
+                max: ByteSize::default(),
                 hugepages: false,
                 balloon: Some(ByteSize::from_mib(64)),
             },
@@ -70,6 +76,8 @@ impl Lab {
         VmSpec {
             memory: Memory {
                 size: memory,
+                added: ByteSize::default(),
+                max: ByteSize::default(),
                 hugepages: false,
                 balloon: Some(ByteSize::from_bytes(memory.bytes() / 4)),
             },
@@ -85,9 +93,15 @@ impl Lab {
             id: "0123456789abcdef".parse().expect("an id"),
             name: "lab".parse().expect("a name"),
             engine: self.subject.engine.name(),
-            cpus: Cpus { boot: 1, max: 1 },
+            cpus: Cpus {
+                boot: 1,
+                added: 0,
+                max: 1,
+            },
             memory: Memory {
                 size: ByteSize::from_mib(64),
+                added: ByteSize::default(),
+                max: ByteSize::default(),
                 hugepages: false,
                 balloon: None,
             },
