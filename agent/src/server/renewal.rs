@@ -3,7 +3,7 @@
 //! ```text
 //!   /etc/hostname  /etc/hosts  /etc/machine-id  /etc/resolv.conf
 //!   /etc/systemd/network/10-<mac without colons>.network       as the initramfs writes them
-//!   /etc/ssh/ssh_host_*_key                                    made anew by ssh-keygen -A
+//!   /etc/ssh/ssh_host_*_key                                    made anew, each of its kind, by ssh-keygen
 //! ```
 //! Units are those of `os-image/initramfs/scripts/cocoon-functions`, with its mark in their first line;
 //! only units with that mark are ever removed.
@@ -133,25 +133,17 @@ fn unit_text(mac: MacAddress, place: u32, nic: &NicIdentity, dns: &[IpAddr]) -> 
     text
 }
 
-/// Makes new host keys, if there are any; sshd reads them when it starts again.
+/// Makes a new host key in the place of each one that there is; sshd reads them when it starts again. A key
+/// that cannot be made anew stays.
 pub(super) fn ssh_host_keys(root: &Path) -> io::Result<()> {
-    let mut found = false;
-    for entry in fs::read_dir(root.join("etc/ssh"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("ssh_host_") && (name.ends_with("_key") || name.ends_with("_key.pub")) {
-            fs::remove_file(entry.path())?;
-            found = true;
-        }
-    }
-    if !found {
+    let folder = root.join("etc/ssh");
+    let kinds = kinds_of_host_keys(&folder);
+    if kinds.is_empty() {
         return Ok(());
     }
-    run("ssh-keygen", &["-A", "-f", &root.to_string_lossy()])?;
+    for kind in kinds {
+        replace_host_key(&folder, &kind)?;
+    }
     match Path::new("/run/systemd/system").is_dir() {
         true => run(
             "systemctl",
@@ -159,6 +151,36 @@ pub(super) fn ssh_host_keys(root: &Path) -> io::Result<()> {
         ),
         false => Ok(()),
     }
+}
+
+/// Kinds of the host keys in a folder, such as `ed25519`, as ssh-keygen(1) calls them.
+fn kinds_of_host_keys(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut kinds: Vec<String> = names
+        .filter_map(|name| {
+            let kind = name.strip_prefix("ssh_host_")?.strip_suffix("_key")?;
+            Some(kind.to_owned())
+        })
+        .collect();
+    kinds.sort();
+    kinds
+}
+
+fn replace_host_key(folder: &Path, kind: &str) -> io::Result<()> {
+    let staged = folder.join(format!(".cocoon-ssh_host_{kind}_key"));
+    let public = |key: &Path| key.with_added_extension("pub");
+    // Of an agent that was killed: ssh-keygen would ask whether to overwrite it.
+    for left in [&staged, &public(&staged)] {
+        let _ = fs::remove_file(left);
+    }
+    run(
+        "ssh-keygen",
+        &["-q", "-N", "", "-t", kind, "-f", &staged.to_string_lossy()],
+    )?;
+    let key = folder.join(format!("ssh_host_{kind}_key"));
+    fs::rename(public(&staged), public(&key))?;
+    fs::rename(&staged, &key)
 }
 
 /// Lets networkd, where it runs, see the units: else it would put the old addresses back one day.
@@ -199,6 +221,46 @@ mod tests {
 
     fn read(root: &tempfile::TempDir, name: &str) -> String {
         fs::read_to_string(root.path().join(name)).unwrap()
+    }
+
+    #[test]
+    fn each_host_key_is_made_anew_and_no_other() {
+        if Command::new("ssh-keygen").arg("-?").output().is_err() {
+            println!("SKIPPED: there is no ssh-keygen");
+            return;
+        }
+        let root = root();
+        ssh_host_keys(root.path()).unwrap();
+        let folder = root.path().join("etc/ssh");
+        fs::create_dir(&folder).unwrap();
+        for name in [
+            "ssh_host_ed25519_key",
+            "ssh_host_ed25519_key.pub",
+            "sshd_config",
+        ] {
+            fs::write(folder.join(name), "old").unwrap();
+        }
+        ssh_host_keys(root.path()).unwrap();
+        let mut names: Vec<_> = fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(
+            names,
+            [
+                "ssh_host_ed25519_key",
+                "ssh_host_ed25519_key.pub",
+                "sshd_config"
+            ]
+        );
+        let public = read(&root, "etc/ssh/ssh_host_ed25519_key.pub");
+        assert!(public.starts_with("ssh-ed25519 "), "{public}");
+        assert!(read(&root, "etc/ssh/ssh_host_ed25519_key").contains("PRIVATE KEY"));
+
+        fs::write(folder.join("ssh_host_none_key"), "old").unwrap();
+        assert!(ssh_host_keys(root.path()).is_err());
+        assert_eq!(read(&root, "etc/ssh/ssh_host_none_key"), "old");
     }
 
     #[test]

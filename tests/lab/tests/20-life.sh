@@ -51,9 +51,10 @@ lab_stop_and_the_guests_own_poweroff_end_it_in_order() { # 300 s
     assert_eq "$(vmm_processes "$(vm_field orderly .id)" || true)" "" "process of the VM"
 }
 
-# A process lets go of its locks last, just before it is a zombie.
+# A process lets go of its locks with the end of its last thread, just before that is a zombie; its first
+# one may have been one for a while.
 process_is_over() {
-    ! grep -qs '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$1/status"
+    ! grep -qs '^State:[[:space:]]*[^ZX[:space:]]' /proc/"$1"/task/*/status
 }
 
 lab_killed_vm_process_is_known_to_the_next_list() { # 300 s
