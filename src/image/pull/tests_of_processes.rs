@@ -114,11 +114,13 @@ fn child(reference: &Reference, host: &Host, docker_config: &Path) -> Command {
         .args([
             "--exact",
             "--ignored",
+            "--nocapture",
             "image::pull::tests_of_processes::child_process_pulls",
         ])
         .env(CHILD, order)
         .stdout(Stdio::null())
-        .stderr(Stdio::null());
+        // What it says is for who wants to know why the test failed.
+        .stderr(Stdio::inherit());
     command
 }
 
@@ -180,7 +182,8 @@ fn a_credential_helper_opens_the_registry() {
     server.require_token("secret", Some("Basic dTpwOnc="));
     let host = Host::new();
     let helper = host.dir.path().join("docker-credential-cocoon-test");
-    let answer = "#!/bin/sh\n[ \"$1\" = get ] && echo '{\"Username\":\"u\",\"Secret\":\"p:w\"}'\n";
+    // As every helper it reads for whom it is asked; who ends before that breaks the pipe.
+    let answer = "#!/bin/sh\nread -r server; [ \"$1\" = get ] && echo '{\"Username\":\"u\",\"Secret\":\"p:w\"}'\n";
     write_script(&helper, answer);
     let config = host.dir.path().join("config.json");
     fs::write(&config, r#"{"credsStore": "cocoon-test"}"#).unwrap();
