@@ -1,5 +1,5 @@
-//! A guest of our own for who measures: 33 bytes that touch memory, and then count in memory alone. No
-//! device takes part, so any engine runs it.
+//! Guests of our own for who measures: 33 bytes that touch memory, and then count in memory alone, without
+//! any device, so that any engine runs them; and some that do nothing at all.
 
 use super::payload;
 
@@ -29,4 +29,15 @@ pub(crate) fn elf(touched_bytes: u32) -> Vec<u8> {
         0xeb, 0xf6,                          // 31; jmp count (23 - 33)
     ];
     payload::kernel(code)
+}
+
+/// The ELF file of one that prints `T` and then halts for good: a guest that costs no processor anything.
+pub(crate) fn idle() -> Vec<u8> {
+    payload::kernel(vec![
+        0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+        0xb0, 0x54, // mov al, 'T'
+        0xee, // out dx, al
+        0xf4, // hlt: interrupts are off, as a PVH kernel finds them
+        0xeb, 0xfd, // jmp back
+    ])
 }

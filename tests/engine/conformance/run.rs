@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
-use super::{Case, Lab, Needs, Subject, devices, life, sample, saved};
+use super::{Case, Lab, Needs, Subject, counter, devices, life, sample, saved};
 
 /// A case may not hang the list; the slowest one is a minute in the lab.
 const CASE_LIMIT: Duration = Duration::from_secs(240);
@@ -32,6 +32,11 @@ pub(crate) fn main(subject: &'static Subject) -> ExitCode {
             // The next one is `--part`.
             let part = args.nth(1).zip(args.next().map(PathBuf::from));
             return run_here(subject, &name, part);
+        }
+        Some("--idle-kernel") => {
+            let path = args.next().unwrap_or_default();
+            std::fs::write(path, counter::idle()).expect("there is room");
+            return ExitCode::SUCCESS;
         }
         Some("--sample") => return sample::main(subject, &args.collect::<Vec<_>>()),
         _ => {}
