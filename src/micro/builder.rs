@@ -3,8 +3,10 @@
 //! ```text
 //!            ┌ allocated                        ┌ kernel, initrd, ACPI ─▶ fresh vCPUs ┐
 //!  KVM, chips, RAM ─▶ lanes ─▶ devices on buses ┤                                     ├▶ run
-//!            └ mapped from a file               └ saved vCPUs, chips, new generation ─┘
+//!            └ mapped from a file,              └ saved vCPUs, chips, new generation ─┘
+//!              and what is plugged in             and vCPUs that join them; the guest is told
 //! ```
+//! A guest that boots finds all that its VM has: what was plugged into an earlier life of it, too.
 
 use std::fs::File;
 use std::path::Path;
@@ -19,6 +21,7 @@ use super::bus::{Bus, Shared, lock};
 use super::cpu;
 use super::cpu::state::Extent;
 use super::devices::panic::device::{self as panic, Panic};
+use super::devices::plug::device::{self as plug, Plug};
 use super::devices::power::device::{self as power, Power};
 use super::devices::serial::console::Console;
 use super::devices::serial::device::{self as serial, Serial};
@@ -28,6 +31,7 @@ use super::devices::watchdog::expiry::Expiry;
 use super::devices::watchdog::persist::WatchdogState;
 use super::devices::{self, Devices, vmgenid};
 use super::error::Error;
+use super::growth::{Growth, Room, Size};
 use super::lane::Lanes;
 use super::memory::GuestRam;
 use super::notice::Notices;
@@ -37,6 +41,7 @@ use super::vcpu::{Surroundings, Vcpus};
 use super::virtio::mmio::{QUEUE_NOTIFY, Transport};
 use super::vm::{Parts, Vm};
 use super::{chip, layout, seccomp};
+use crate::units::ByteSize;
 use crate::vm::spec::{Boot, CONSOLE_TOKEN, VmSpec};
 
 /// How the kernel calls the first serial port.
@@ -56,21 +61,23 @@ pub(super) struct Site<'a> {
 /// The host, or KVM, refused something; nothing is left of the VM.
 pub(super) fn boot(site: Site<'_>, watchdog: Option<&WatchdogState>) -> Result<Vm, Error> {
     let Site { spec, .. } = site;
-    let ram = GuestRam::allocate(spec.memory.size, spec.memory.hugepages)?;
+    let size = Size::of(spec);
+    let ram = GuestRam::allocate(ByteSize::from_bytes(size.memory), spec.memory.hugepages)?;
     let kvm = Kvm::new().map_err(|error| Error::Kvm(error.into()))?;
     let (parts, buses) = assemble(&kvm, site, ram, Before::Reset { watchdog })?;
     vmgenid::device::begin(parts.ram.guest())?;
     let entry = load(spec, &parts)?;
-    let vcpus = make_vcpus(&parts.fd, spec.cpus.boot)?;
+    let vcpus = make_vcpus(&parts.fd, size.cpus)?;
     for (number, vcpu) in (0..).zip(&vcpus) {
-        let cpuid = cpu::cpuid(&kvm, number, spec.cpus.boot)?;
+        let cpuid = cpu::cpuid(&kvm, number, parts.room.cpus)?;
         cpu::set_up(vcpu, number, &cpuid, (number == 0).then_some(&entry))?;
     }
     let extent = Extent::ask(&kvm, &parts.fd)?;
     start(parts, buses, vcpus, extent, site.notices)
 }
 
-/// Builds the VM that was saved in `from`, with `site`'s files, NICs and console, and lets it run on.
+/// Builds the VM that was saved in `from`, with `site`'s files, NICs and console, plugs in what it has more
+/// now, and lets it run on.
 ///
 /// # Errors
 /// What was saved is damaged or of another VM; the host, or KVM, refused something. Nothing is left of
@@ -78,29 +85,49 @@ pub(super) fn boot(site: Site<'_>, watchdog: Option<&WatchdogState>) -> Result<V
 pub(super) fn restore(site: Site<'_>, from: &Path) -> Result<Vm, Error> {
     let Site { spec, .. } = site;
     let saved: Saved = file::read(&from.join(STATE))?;
-    saved.check(spec, devices::count(spec))?;
-    let memory = open(&from.join(MEMORY))?;
-    let ram = if spec.memory.hugepages {
-        // The host's pool has pages for anonymous memory alone.
-        let ram = GuestRam::allocate(spec.memory.size, true)?;
-        ram.fill_from(&memory, 0)?;
-        ram
-    } else {
-        GuestRam::from_file(&memory, 0, spec.memory.size)?
-    };
+    let growth = saved.check(spec, devices::count(spec))?;
+    let ram = saved_ram(&saved, growth, spec.memory.hugepages, &from.join(MEMORY))?;
     let kvm = Kvm::new().map_err(|error| Error::Kvm(error.into()))?;
     let (parts, buses) = assemble(&kvm, site, ram, Before::Saved(&saved))?;
-    let vcpus = make_vcpus(&parts.fd, spec.cpus.boot)?;
+    let vcpus = make_vcpus(&parts.fd, Size::of(spec).cpus)?;
     let extent = Extent::ask(&kvm, &parts.fd)?;
     for ((number, vcpu), state) in (0..).zip(&vcpus).zip(&saved.vcpus) {
         cpu::state::restore(vcpu, number, &extent, state)?;
     }
+    if let Some(peer) = saved.vcpus.first() {
+        for (number, vcpu) in (0..).zip(&vcpus).skip(saved.vcpus.len()) {
+            cpu::state::join(vcpu, number, peer)?;
+        }
+    }
     chip::restore(&parts.fd, &saved.chips)?;
     vmgenid::device::renew(parts.ram.guest(), &mut lock(&parts.power))?;
+    lock(&parts.power).grown(growth);
     for transport in &parts.transports {
         lock(transport).resume();
     }
     start(parts, buses, vcpus, extent, site.notices)
+}
+
+/// The RAM that was saved, and what is plugged in now.
+fn saved_ram(
+    saved: &Saved,
+    growth: Growth,
+    hugepages: bool,
+    path: &Path,
+) -> Result<GuestRam, Error> {
+    let (pieces, file) = (saved.memory.clone(), open(path)?);
+    let mut ram = if hugepages {
+        // The host's pool has pages for anonymous memory alone.
+        let ram = GuestRam::allocate(pieces, true)?;
+        ram.fill_from(&file, 0)?;
+        ram
+    } else {
+        GuestRam::from_file(&file, 0, pieces)?
+    };
+    if growth.memory > 0 {
+        ram.plug(growth.memory, hugepages)?;
+    }
+    Ok(ram)
 }
 
 fn start(
@@ -169,6 +196,7 @@ fn assemble(
     let saved = before.saved();
     let serial = buses.serial(&fd, &lanes, console, saved)?;
     let power = buses.power(&fd, notices, saved)?;
+    buses.plug(Size::of(spec), &ram)?;
     let watchdog = spec
         .watchdog
         .then(|| buses.watchdog(&lanes, notices, before.watchdog()))
@@ -196,6 +224,7 @@ fn assemble(
         balloon,
         transports,
         lanes,
+        room: saved.map_or_else(|| Room::of(spec), |saved| saved.room),
         ram,
         fd,
     };
@@ -274,6 +303,14 @@ impl Buses {
         Ok(device)
     }
 
+    fn plug(&mut self, size: Size, ram: &GuestRam) -> Result<(), Error> {
+        let device = Plug::new(size.cpus, &ram.pieces().plugged());
+        let device = Arc::new(Mutex::new(device));
+        self.ports
+            .insert(layout::PLUG_PORT.into(), plug::PORTS, device)?;
+        Ok(())
+    }
+
     fn watchdog(
         &mut self,
         lanes: &Lanes,
@@ -318,7 +355,8 @@ fn load(spec: &VmSpec, parts: &Parts) -> Result<Entry, Error> {
     let memory = parts.ram.guest();
     let nodes = (0..parts.transports.len()).map(|index| VirtioNode { index });
     let platform = Platform {
-        cpus: spec.cpus.boot,
+        cpus: Size::of(spec).cpus,
+        room: parts.room,
         virtio: nodes.collect(),
         watchdog: spec.watchdog,
     };
@@ -329,7 +367,7 @@ fn load(spec: &VmSpec, parts: &Parts) -> Result<Entry, Error> {
         Some(&open(initrd)?),
         &cmdline.replace(CONSOLE_TOKEN, CONSOLE),
         rsdp,
-        spec.memory.size.bytes(),
+        parts.ram.bytes(),
     )?)
 }
 

@@ -1,9 +1,10 @@
 //! What this engine refuses. Pure; asked before anything is created.
 
 use super::devices::net::device as net;
+use super::growth::{Room, Size};
 use super::layout;
 use crate::units::ByteSize;
-use crate::vm::spec::{Boot, Disk, Nic, QUEUE_SIZE, VmSpec};
+use crate::vm::spec::{Boot, Cpus, Disk, MEMORY_BLOCK, Memory, Nic, QUEUE_SIZE, VmSpec};
 
 /// Local APIC ids are bytes here, and 255 means all.
 const MAX_CPUS: u32 = 254;
@@ -23,6 +24,7 @@ pub(super) fn check(spec: &VmSpec) -> Result<(), String> {
     if cpus == 0 || cpus > MAX_CPUS {
         return Err(format!("run a VM with {cpus} CPUs: 1 to {MAX_CPUS} fit"));
     }
+    check_growth(spec)?;
     let size = spec.memory.size;
     if size < MIN_MEMORY {
         return Err(format!(
@@ -52,6 +54,34 @@ pub(super) fn check(spec: &VmSpec) -> Result<(), String> {
     }
     spec.disks.iter().try_for_each(check_disk)?;
     spec.nics.iter().try_for_each(check_nic)
+}
+
+/// What was added, and what may be.
+fn check_growth(spec: &VmSpec) -> Result<(), String> {
+    let (has, room) = (Size::of(spec), Room::of(spec));
+    let Cpus { boot, added, max } = spec.cpus;
+    if room.cpus > MAX_CPUS {
+        let most = room.cpus;
+        return Err(format!("let a VM grow to {most} CPUs: {MAX_CPUS} fit"));
+    }
+    if added > 0 && has.cpus > max {
+        return Err(format!("add {added} CPUs to {boot}: the most is {max}"));
+    }
+    let Memory {
+        size, added, max, ..
+    } = spec.memory;
+    if !added.bytes().is_multiple_of(MEMORY_BLOCK.bytes()) {
+        let bytes = added.bytes();
+        return Err(format!(
+            "add {bytes} bytes of memory: it must be a multiple of {MEMORY_BLOCK}"
+        ));
+    }
+    if added > ByteSize::default() && has.memory > max.bytes() {
+        return Err(format!(
+            "add {added} of memory to {size}: the most is {max}"
+        ));
+    }
+    Ok(())
 }
 
 fn check_disk(disk: &Disk) -> Result<(), String> {
@@ -91,9 +121,23 @@ mod tests {
     #[test]
     fn what_this_engine_lacks_is_refused_by_name() {
         assert_eq!(check(&spec()), Ok(()));
-        let cases: [(&str, Change); 10] = [
+        let cases: [(&str, Change); 16] = [
             ("0 CPUs", |s| s.cpus.boot = 0),
             ("255 CPUs", |s| s.cpus.boot = 255),
+            ("grow to 255 CPUs", |s| s.cpus.max = 255),
+            ("add 7 CPUs to 2: the most is 8", |s| s.cpus.added = 7),
+            ("4294967295 CPUs", |s| s.cpus.added = u32::MAX),
+            ("add 4096 bytes of memory: it must be a multiple", |s| {
+                s.memory.added = ByteSize::from_bytes(4096);
+            }),
+            ("add 128MiB of memory to 1GiB: the most is 1GiB", |s| {
+                s.memory.added = MEMORY_BLOCK;
+                s.memory.max = s.memory.size;
+            }),
+            ("add 16383PiB", |s| {
+                s.memory.added = ByteSize::from_bytes(!(MEMORY_BLOCK.bytes() - 1));
+                s.memory.max = ByteSize::from_gib(2);
+            }),
             ("63MiB of memory", |s| {
                 s.memory.size = ByteSize::from_mib(63);
             }),
@@ -117,6 +161,17 @@ mod tests {
             change(&mut spec);
             let said = check(&spec).unwrap_err();
             assert!(said.contains(words), "{words:?} is not in {said:?}");
+        }
+    }
+
+    #[test]
+    fn a_vm_may_have_all_that_it_has_room_for() {
+        for (cpus, max, mib, max_mib) in [(0, 0, 0, 0), (6, 8, 1024, 2048), (252, 254, 128, 1152)] {
+            let mut spec = spec();
+            (spec.cpus.added, spec.cpus.max) = (cpus, max);
+            spec.memory.added = ByteSize::from_mib(mib);
+            spec.memory.max = ByteSize::from_mib(max_mib);
+            assert_eq!(check(&spec), Ok(()), "{cpus} {mib}");
         }
     }
 

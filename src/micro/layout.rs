@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 0                   640K   896K 1M                    3G          4G
-//! ├ boot structures ──┤ ... ├ACPI┤ RAM: kernel … initrd ├─ devices ──┤ RAM that did not fit below ▶
+//! ├ boot structures ──┤ ... ├ACPI┤ RAM: kernel … initrd ├─ devices ──┤ RAM that did not fit below, plugged ▶
 //!                                                       │ virtio-mmio  D0000000, 4 KiB each
 //!                                                       │ IOAPIC FEC00000, LAPIC FEE00000, TSS FFFBD000
 //! ```
@@ -82,6 +82,17 @@ pub(crate) const MAX_CMDLINE: usize = 2047;
 /// First of 16 ports of the watchdog.
 pub(crate) const WATCHDOG_PORT: u16 = 0x620;
 
+/// First port of the registers that say what has been plugged in (`devices::plug`).
+pub(crate) const PLUG_PORT: u16 = 0x640;
+
+/// Pieces of memory that can be plugged in between two boots of a guest, as with Cloud Hypervisor. Each
+/// is a device of its own in the ACPI tables.
+pub(crate) const MEMORY_SLOTS: u32 = 8;
+
+/// Memory that is plugged in begins at multiples of this: the largest block that Linux takes into use as
+/// a whole on x86-64 (`MAX_BLOCK_SIZE`, arch/x86/mm/init_64.c), and a multiple of the largest page.
+const PLUG_ALIGNMENT: u64 = 2 << 30;
+
 /// Interrupt lines of virtio devices. With more devices than lines they are shared, which edges
 /// allow: each of Linux's handlers asks its own device.
 pub(crate) const VIRTIO_GSIS: std::ops::RangeInclusive<u32> = 6..=23;
@@ -106,9 +117,31 @@ pub(crate) fn ram(bytes: u64) -> Vec<(u64, u64)> {
     }
 }
 
+/// Where memory is plugged in when RAM ends at `ram_end`: above the hole and all that there is.
+pub(crate) fn plug_address(ram_end: u64) -> u64 {
+    ram_end.max(HIGH_RAM_START).next_multiple_of(PLUG_ALIGNMENT)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_plugged_in_above_the_hole_and_all_that_there_is() {
+        for (end_mib, expected_gib) in [
+            (256, 4),
+            (3 << 10, 4),
+            ((4 << 10) + 512, 6),
+            (6 << 10, 6),
+            ((6 << 10) + 128, 8),
+        ] {
+            assert_eq!(
+                plug_address(end_mib << 20),
+                expected_gib << 30,
+                "{end_mib} MiB"
+            );
+        }
+    }
 
     #[test]
     fn ram_goes_around_the_hole() {

@@ -31,7 +31,7 @@ use super::error::{Error, chain};
 use super::notice::{Notice, Notices};
 use super::vm::Vm;
 use crate::sys::thread::STACK_BYTES;
-use crate::vm::spec::VmSpec;
+use crate::vm::spec::{Memory, VmSpec};
 use crate::vmm::Machine;
 use crate::vmm::engine::{EngineError, Event, StopReason};
 
@@ -203,9 +203,14 @@ impl Machine for MicroMachine {
         let spec = &self.shared.spec;
         self.with("describe the VM", |vm| {
             let mut told = vm.describe();
-            told["cpus"] = json!({ "boot_vcpus": spec.cpus.boot });
-            told["memory"] =
-                json!({ "size": spec.memory.size, "hugepages": spec.memory.hugepages });
+            let Memory {
+                size,
+                added,
+                hugepages,
+                ..
+            } = spec.memory;
+            told["cpus"] = json!({ "boot_vcpus": spec.cpus.boot, "added_vcpus": spec.cpus.added });
+            told["memory"] = json!({ "size": size, "added": added, "hugepages": hugepages });
             Ok(told)
         })
     }

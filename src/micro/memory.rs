@@ -1,10 +1,12 @@
 //! Guest RAM: private mappings, fresh or copy-on-write from a snapshot's memory file.
 //!
 //! ```text
-//!  guest address 0 ………… 3 GiB │ hole │ 4 GiB …………      one KVM slot and one mapping a piece
-//!                 │                       │
-//!  memory file    0 ………… 3 GiB            3 GiB …………    the pieces without the hole between them
+//!  guest address 0 ………… 3 GiB │ hole │ 4 GiB …………   6 GiB …………    one KVM slot and one mapping a piece
+//!                 │                       │             │
+//!  memory file    0 ………… 3 GiB            3 GiB …………    (plugged)       the pieces without the holes
 //! ```
+//! What is plugged in is fresh where it is plugged in, and comes from the file as the rest does when the
+//! VM was saved with it.
 //! Invariants: mappings are private, so no guest changes a file that another one reads; a memory file
 //! stays as long as it was while anything maps it (a shorter one ends the process by SIGBUS).
 
@@ -15,10 +17,12 @@
 
 mod fill;
 mod pages;
+mod pieces;
 mod save;
 
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
@@ -29,8 +33,7 @@ use vm_memory::{
     GuestRegionCollectionError, GuestRegionMmap,
 };
 
-use super::layout;
-use crate::units::ByteSize;
+pub(crate) use pieces::Pieces;
 
 /// Bytes in a page.
 pub(crate) const PAGE: u64 = 4096;
@@ -109,6 +112,7 @@ fn failed<E: Into<io::Error>>(operation: &'static str) -> impl FnOnce(E) -> Memo
 /// The RAM of a VM.
 #[derive(Debug)]
 pub(crate) struct GuestRam {
+    pieces: Pieces,
     memory: GuestMemoryMmap,
     /// What pages that are not private show.
     base: Option<Base>,
@@ -121,6 +125,8 @@ pub(crate) struct GuestRam {
 struct Base {
     file: File,
     offset: u64,
+    /// How much of the RAM it is below; what was plugged in since is fresh.
+    bytes: u64,
 }
 
 impl GuestRam {
@@ -129,30 +135,30 @@ impl GuestRam {
     ///
     /// # Errors
     /// The size is no multiple of a page, or the host has not enough memory.
-    pub(crate) fn allocate(size: ByteSize, hugepages: bool) -> Result<Self, MemoryError> {
-        let (page, flags) = if hugepages {
-            (HUGE_PAGE, libc::MAP_HUGETLB | libc::MAP_HUGE_2MB)
-        } else {
-            (PAGE, libc::MAP_NORESERVE)
-        };
-        check_size(size.bytes(), page)?;
-        let flags = flags | libc::MAP_ANONYMOUS | libc::MAP_PRIVATE;
-        let pieces = layout::ram(size.bytes()).into_iter();
-        let regions = pieces.map(|(start, length)| map(start, length, flags, None));
-        let ram = Self::assemble(regions.collect::<Result<_, _>>()?, None)?;
-        if !hugepages {
-            // Fewer faults and translations. A host that has no transparent huge pages refuses.
-            let _ = ram.advise(Advice::LinuxHugepage);
-        }
-        Ok(ram)
+    pub(crate) fn allocate(
+        pieces: impl Into<Pieces>,
+        hugepages: bool,
+    ) -> Result<Self, MemoryError> {
+        let pieces = pieces.into();
+        let page = if hugepages { HUGE_PAGE } else { PAGE };
+        check_size(pieces.bytes(), page)?;
+        let ranges = pieces.ranges().into_iter();
+        let regions = ranges.map(|(start, length)| fresh(start, length, hugepages));
+        Self::assemble(pieces, regions.collect::<Result<_, _>>()?, None)
     }
 
     /// RAM that shows `file` from `offset` on, and keeps what the guest writes to itself.
     ///
     /// # Errors
     /// Size or offset is no multiple of a page, the file is too short or cannot be mapped.
-    pub(crate) fn from_file(file: &File, offset: u64, size: ByteSize) -> Result<Self, MemoryError> {
-        check_size(size.bytes(), PAGE)?;
+    pub(crate) fn from_file(
+        file: &File,
+        offset: u64,
+        pieces: impl Into<Pieces>,
+    ) -> Result<Self, MemoryError> {
+        let pieces = pieces.into();
+        let bytes = pieces.bytes();
+        check_size(bytes, PAGE)?;
         if !offset.is_multiple_of(PAGE) {
             return Err(MemoryError::Offset { offset });
         }
@@ -160,41 +166,55 @@ impl GuestRam {
             .metadata()
             .map_err(failed("ask for the length of the memory file"))?
             .len();
-        let needed = offset.saturating_add(size.bytes());
+        let needed = offset.saturating_add(bytes);
         if length < needed {
             return Err(MemoryError::Short { length, needed });
         }
         let clone = || file.try_clone().map_err(failed("share the memory file"));
         let mut regions = Vec::new();
         let mut position = offset;
-        for (start, length) in layout::ram(size.bytes()) {
+        for (start, length) in pieces.ranges() {
             let at = FileOffset::new(clone()?, position);
             let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
             regions.push(map(start, length, flags, Some(at))?);
             position += length;
         }
-        let file = clone()?;
-        Self::assemble(regions, Some(Base { file, offset }))
+        let base = Base {
+            file: clone()?,
+            offset,
+            bytes,
+        };
+        Self::assemble(pieces, regions, Some(base))
     }
 
-    fn assemble(regions: Vec<GuestRegionMmap>, base: Option<Base>) -> Result<Self, MemoryError> {
-        let ram = Self {
+    fn assemble(
+        pieces: Pieces,
+        regions: Vec<GuestRegionMmap>,
+        base: Option<Base>,
+    ) -> Result<Self, MemoryError> {
+        Ok(Self {
+            pieces,
             memory: GuestMemoryMmap::from_regions(regions).map_err(MemoryError::Assemble)?,
             base,
             pagemap: File::open("/proc/self/pagemap").map_err(failed("open the page map"))?,
-        };
-        // A guest's memory is not cocoon's to leave in a core file.
-        ram.advise(Advice::LinuxDontDump)?;
-        Ok(ram)
+        })
     }
 
-    fn advise(&self, advice: Advice) -> Result<(), MemoryError> {
-        for region in self.memory.iter() {
-            // SAFETY: the region is mapped, and the advice changes nothing that is read from it.
-            unsafe { rustix::mm::madvise(region.as_ptr().cast(), region.size(), advice) }
-                .map_err(|errno| MemoryError::Advise(errno.into()))?;
-        }
+    /// Adds fresh RAM above all other. Who has the address space already does not see it.
+    ///
+    /// # Errors
+    /// As of [`GuestRam::allocate`].
+    pub(crate) fn plug(&mut self, bytes: u64, hugepages: bool) -> Result<(), MemoryError> {
+        check_size(bytes, if hugepages { HUGE_PAGE } else { PAGE })?;
+        let region = fresh(self.pieces.plug(bytes), bytes, hugepages)?;
+        let memory = self.memory.insert_region(Arc::new(region));
+        self.memory = memory.map_err(MemoryError::Assemble)?;
         Ok(())
+    }
+
+    /// Of which pieces it is made.
+    pub(crate) fn pieces(&self) -> &Pieces {
+        &self.pieces
     }
 
     /// The address space.
@@ -204,7 +224,7 @@ impl GuestRam {
 
     /// Length of the RAM in bytes.
     pub(crate) fn bytes(&self) -> u64 {
-        self.memory.iter().map(GuestMemoryRegion::len).sum()
+        self.pieces.bytes()
     }
 
     /// Gives the RAM to a VM, a slot a piece, from slot 0 on. The RAM must outlive the VM's last run.
@@ -238,7 +258,29 @@ fn check_size(bytes: u64, page: u64) -> Result<(), MemoryError> {
     Ok(())
 }
 
-/// Maps a piece of RAM.
+/// Maps a piece of fresh RAM.
+fn fresh(start: u64, bytes: u64, hugepages: bool) -> Result<GuestRegionMmap, MemoryError> {
+    let flags = if hugepages {
+        libc::MAP_HUGETLB | libc::MAP_HUGE_2MB
+    } else {
+        libc::MAP_NORESERVE
+    };
+    let flags = flags | libc::MAP_ANONYMOUS | libc::MAP_PRIVATE;
+    let region = map(start, bytes, flags, None)?;
+    if !hugepages {
+        // Fewer faults and translations. A host that has no transparent huge pages refuses.
+        let _ = advise(&region, Advice::LinuxHugepage);
+    }
+    Ok(region)
+}
+
+fn advise(region: &GuestRegionMmap, advice: Advice) -> Result<(), MemoryError> {
+    // SAFETY: the region is mapped, and the advice changes nothing that is read from it.
+    unsafe { rustix::mm::madvise(region.as_ptr().cast(), region.size(), advice) }
+        .map_err(|errno| MemoryError::Advise(errno.into()))
+}
+
+/// Maps a piece of RAM, which is not cocoon's to leave in a core file.
 fn map(
     start: u64,
     bytes: u64,
@@ -254,13 +296,16 @@ fn map(
         builder = builder.with_file_offset(file);
     }
     let mapping = builder.build().map_err(failed)?;
-    GuestRegionMmap::new(mapping, GuestAddress(start))
-        .ok_or(failed(MmapRegionError::InvalidOffsetLength))
+    let region = GuestRegionMmap::new(mapping, GuestAddress(start))
+        .ok_or(failed(MmapRegionError::InvalidOffsetLength))?;
+    advise(&region, Advice::LinuxDontDump)?;
+    Ok(region)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::ByteSize;
     use vm_memory::Bytes;
 
     #[test]
@@ -313,12 +358,49 @@ mod tests {
     }
 
     #[test]
-    fn kvm_takes_both_pieces() {
+    fn what_is_plugged_in_is_fresh_and_whole_like_the_rest() {
+        let file = tempfile::tempfile().unwrap();
+        // What follows the RAM in the file is none of it.
+        file.set_len((64 << 20) + PAGE).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, b"after", 64 << 20).unwrap();
+        let mut ram = GuestRam::from_file(&file, 0, ByteSize::from_mib(64)).unwrap();
+        let early = ram.guest().clone();
+        for mib in [128, 256] {
+            ram.plug(mib << 20, false).unwrap();
+        }
+        assert_eq!(ram.bytes(), (64 + 128 + 256) << 20);
+        for (at, inside) in [
+            (4 << 30, true),
+            ((4 << 30) + (128 << 20) - 8, true),
+            ((4 << 30) + (128 << 20), false),
+            (6 << 30, true),
+            ((6 << 30) + (256 << 20) - 8, true),
+            ((6 << 30) + (256 << 20), false),
+        ] {
+            let at = GuestAddress(at);
+            assert_eq!(ram.guest().address_in_range(at), inside, "{at:?}");
+            assert!(!early.address_in_range(at));
+            if inside {
+                assert_eq!(ram.guest().read_obj::<u64>(at).unwrap(), 0);
+            }
+        }
+        for bytes in [0, PAGE + 1] {
+            assert!(matches!(
+                ram.plug(bytes, false),
+                Err(MemoryError::Size { .. })
+            ));
+        }
+        assert!(ram.plug(PAGE, true).is_err());
+    }
+
+    #[test]
+    fn kvm_takes_all_pieces() {
         let Ok(kvm) = kvm_ioctls::Kvm::new() else {
             eprintln!("SKIPPED: /dev/kvm does not open");
             return;
         };
-        let ram = GuestRam::allocate(ByteSize::from_gib(5), false).unwrap();
+        let mut ram = GuestRam::allocate(ByteSize::from_gib(5), false).unwrap();
+        ram.plug(128 << 20, false).unwrap();
         let vm = kvm.create_vm().unwrap();
         ram.register(&vm).unwrap();
         let again = ram.register(&vm);

@@ -24,6 +24,7 @@ mod error;
 mod fixture;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod growth;
 mod lane;
 mod layout;
 mod machine;

@@ -27,6 +27,7 @@ use super::devices::serial::device::Serial;
 use super::devices::watchdog::device::Watchdog;
 use super::devices::watchdog::persist::WatchdogState;
 use super::error::Error;
+use super::growth::Room;
 use super::lane::Lanes;
 use super::memory::GuestRam;
 use super::snapshot::saved::Saved;
@@ -53,6 +54,8 @@ pub(super) struct Parts {
     pub(super) balloon: Option<Arc<devices::balloon::device::Size>>,
     pub(super) transports: Vec<Shared<Transport>>,
     pub(super) lanes: Arc<Lanes>,
+    /// What the guest was told of when it booted.
+    pub(super) room: Room,
     pub(super) ram: GuestRam,
     pub(super) fd: VmFd,
 }
@@ -135,6 +138,7 @@ impl Vm {
             power,
             serial,
             transports,
+            room,
             ram,
             fd,
             ..
@@ -145,7 +149,8 @@ impl Vm {
             .each(move |number, fd| cpu::state::save(fd, number, &extent))?;
         let transports = transports.iter().map(|transport| lock(transport).save());
         let saved = Saved {
-            memory: ram.bytes(),
+            memory: ram.pieces().clone(),
+            room: *room,
             vcpus: vcpus.into_iter().collect::<Result<_, _>>()?,
             chips: chip::save(fd)?,
             serial: lock(serial).save(),

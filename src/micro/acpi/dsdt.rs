@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!  \_S5                              power off
-//!  \_SB.Cnnn  ACPI0007               processors
+//!  \_SB.Cnnn  ACPI0007               processors; those that may come: plug
 //!      .COM1  PNP0501                serial console
 //!      .Vnnn  LNRO0005               virtio-mmio devices
 //!      .GED   ACPI0013 ── _EVT ─▶ reads EVENT_PORT, and notifies:
 //!      .PWRB  PNP0C0C                 ◀─ bit 0
 //!      .VGEN  VM_Gen_Counter          ◀─ bit 1
+//!      .CNEW, .MNEW                   ◀─ bits 2 and 3: plug
 //!      .PVPC  QEMU0001               where a panicking kernel says so
 //! ```
 //! Sources: ACPI 6.5, 5.6.9 (generic event device), 7.4.2 (_S5), 19 (the language); Linux,
@@ -17,12 +18,13 @@
 use acpi_tables::Aml;
 use acpi_tables::aml::{
     And, Device, EISAName, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, IO,
-    If, Interrupt, Local, Memory32Fixed, Method, Name, Notify, OpRegion, OpRegionSpace, Package,
-    Path, ResourceTemplate, Scope, Store, ZERO,
+    If, Interrupt, Local, Memory32Fixed, Method, MethodCall, Name, Notify, OpRegion, OpRegionSpace,
+    Package, Path, ResourceTemplate, Scope, Store, ZERO,
 };
 
 use super::{
-    EVENT_GENERATION_ID, EVENT_POWER_BUTTON, Platform, SLEEP_TYPE_OFF, VirtioNode, bytes, table,
+    EVENT_GENERATION_ID, EVENT_POWER_BUTTON, Platform, Raw, SLEEP_TYPE_OFF, VirtioNode, bytes,
+    plug, table,
 };
 use crate::micro::layout;
 
@@ -33,7 +35,7 @@ const REVISION: u8 = 2;
 const CHANGED: u8 = 0x80;
 
 /// `_STA`: present, enabled, shown, working.
-const PRESENT: u8 = 0xf;
+pub(super) const PRESENT: u8 = 0xf;
 
 /// The table.
 pub(super) fn dsdt(platform: &Platform) -> Vec<u8> {
@@ -41,13 +43,14 @@ pub(super) fn dsdt(platform: &Platform) -> Vec<u8> {
     for number in 0..platform.cpus {
         devices.extend(processor(number));
     }
+    devices.extend(plug::devices(platform));
     devices.extend(serial());
     for node in &platform.virtio {
         devices.extend(virtio(*node));
     }
     devices.extend(power_button());
     devices.extend(generation_id());
-    devices.extend(events());
+    devices.extend(events(platform));
     devices.extend(panic_port());
     let off = Name::new(
         "_S5_".into(),
@@ -57,11 +60,11 @@ pub(super) fn dsdt(platform: &Platform) -> Vec<u8> {
     table(*b"DSDT", REVISION, &contents)
 }
 
-fn name(name: &str, value: &dyn Aml) -> Name {
+pub(super) fn name(name: &str, value: &dyn Aml) -> Name {
     Name::new(name.into(), value)
 }
 
-fn device(path: &str, children: Vec<&dyn Aml>) -> Vec<u8> {
+pub(super) fn device(path: &str, children: Vec<&dyn Aml>) -> Vec<u8> {
     bytes(&Device::new(path.into(), children))
 }
 
@@ -131,12 +134,11 @@ fn generation_id() -> Vec<u8> {
 }
 
 /// The generic event device: its one line says that there is something to read from the port.
-fn events() -> Vec<u8> {
-    let happened = Local(0);
+fn events(platform: &Platform) -> Vec<u8> {
     let line = line(layout::EVENT_GSI, false);
-    let power = And::new(&ZERO, &happened, &EVENT_POWER_BUTTON);
-    let generation = And::new(&ZERO, &happened, &EVENT_GENERATION_ID);
-    let [button, id] = ["\\_SB_.PWRB", "\\_SB_.VGEN"].map(Path::new);
+    let register = Path::new("EVTS");
+    let take = Store::new(&HAPPENED, &register);
+    let act = Raw(reactions(platform));
     device(
         "GED_",
         vec![
@@ -156,18 +158,31 @@ fn events() -> Vec<u8> {
                 FieldUpdateRule::Preserve,
                 vec![FieldEntry::Named(*b"EVTS", 32)],
             ),
-            &Method::new(
-                "_EVT".into(),
-                1,
-                true,
-                vec![
-                    &Store::new(&happened, &Path::new("EVTS")),
-                    &If::new(&power, vec![&Notify::new(&button, &CHANGED)]),
-                    &If::new(&generation, vec![&Notify::new(&id, &CHANGED)]),
-                ],
-            ),
+            &Method::new("_EVT".into(), 1, true, vec![&take, &act]),
         ],
     )
+}
+
+/// Where `_EVT` has what it read.
+const HAPPENED: Local = Local(0);
+
+/// What `_EVT` does about each event.
+fn reactions(platform: &Platform) -> Vec<u8> {
+    let on = |event: u32, act: &dyn Aml| {
+        let happened = And::new(&ZERO, &HAPPENED, &event);
+        bytes(&If::new(&happened, vec![act]))
+    };
+    let mut all = Vec::new();
+    for (event, device) in [
+        (EVENT_POWER_BUTTON, "\\_SB_.PWRB"),
+        (EVENT_GENERATION_ID, "\\_SB_.VGEN"),
+    ] {
+        all.extend(on(event, &Notify::new(&Path::new(device), &CHANGED)));
+    }
+    for (event, method) in plug::reactions(platform) {
+        all.extend(on(event, &MethodCall::new(Path::new(method), Vec::new())));
+    }
+    all
 }
 
 fn panic_port() -> Vec<u8> {

@@ -10,16 +10,18 @@
 
 mod dsdt;
 mod madt;
+mod plug;
 pub(crate) mod wdat;
 
-use acpi_tables::Aml;
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
+use acpi_tables::{Aml, AmlSink};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
+use super::growth::Room;
 use super::layout;
 
 /// Who made the tables.
@@ -47,11 +49,19 @@ pub(crate) const EVENT_POWER_BUTTON: u32 = 1;
 /// In what is read from [`layout::EVENT_PORT`]: the generation id has changed.
 pub(crate) const EVENT_GENERATION_ID: u32 = 1 << 1;
 
+/// In what is read from [`layout::EVENT_PORT`]: there are more processors.
+pub(crate) const EVENT_CPUS: u32 = 1 << 2;
+
+/// In what is read from [`layout::EVENT_PORT`]: there is more memory.
+pub(crate) const EVENT_MEMORY: u32 = 1 << 3;
+
 /// What the guest is to find.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Platform {
     /// Number of processors; their APIC ids count from 0.
     pub(crate) cpus: u32,
+    /// What it may find later; of processors all, not only those that may come.
+    pub(crate) room: Room,
     /// Virtio devices.
     pub(crate) virtio: Vec<VirtioNode>,
     /// Whether there is a watchdog at [`layout::WATCHDOG_PORT`].
@@ -109,7 +119,7 @@ fn tables(platform: &Platform) -> Result<Vec<u8>, AcpiError> {
     check_names(platform)?;
     let mut area = Area(vec![0; Rsdp::len()]);
     let dsdt = area.put(&dsdt::dsdt(platform));
-    let mut roots = vec![area.put(&fadt(dsdt)), area.put(&madt::madt(platform.cpus))];
+    let mut roots = vec![area.put(&fadt(dsdt)), area.put(&madt::madt(platform))];
     if platform.watchdog {
         roots.push(area.put(&wdat::wdat()));
     }
@@ -126,7 +136,7 @@ fn tables(platform: &Platform) -> Result<Vec<u8>, AcpiError> {
 fn check_names(platform: &Platform) -> Result<(), AcpiError> {
     let last = platform.virtio.iter().map(|node| node.index).max();
     for (what, count) in [
-        ("processors", platform.cpus as usize),
+        ("processors", platform.room.cpus as usize),
         ("virtio devices", last.map_or(0, |index| index + 1)),
     ] {
         if count > MAX_NAMED {
@@ -154,6 +164,15 @@ fn bytes(aml: &dyn Aml) -> Vec<u8> {
     let mut bytes = Vec::new();
     aml.to_aml_bytes(&mut bytes);
     bytes
+}
+
+/// What is bytes already, as part of more.
+struct Raw(Vec<u8>);
+
+impl Aml for Raw {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        sink.vec(&self.0);
+    }
 }
 
 /// A table with `contents` behind its header.

@@ -1,6 +1,7 @@
 //! The tables as a guest follows them, and as ACPICA's own disassembler reads them.
 
 use super::*;
+use crate::micro::growth::Room;
 use crate::micro::memory::GuestRam;
 use crate::units::ByteSize;
 use std::process::Command;
@@ -9,8 +10,23 @@ use vm_memory::GuestMemoryMmap;
 fn platform(cpus: u32, devices: usize) -> Platform {
     Platform {
         cpus,
+        room: Room {
+            cpus,
+            memory_slots: 0,
+        },
         virtio: (0..devices).map(|index| VirtioNode { index }).collect(),
         watchdog: true,
+    }
+}
+
+/// One that may grow to `room` processors and more memory.
+fn growing(cpus: u32, room: u32, devices: usize) -> Platform {
+    Platform {
+        room: Room {
+            cpus: room,
+            memory_slots: layout::MEMORY_SLOTS,
+        },
+        ..platform(cpus, devices)
     }
 }
 
@@ -81,6 +97,7 @@ fn what_cannot_be_named_or_does_not_fit_is_refused() {
     }
     // The most that `check` lets through.
     write(ram.guest(), &platform(254, 1024 + 3)).unwrap();
+    write(ram.guest(), &growing(1, 254, 1024 + 3)).unwrap();
     let small = GuestRam::allocate(ByteSize::from_bytes(512 << 10), false).unwrap();
     let error = write(small.guest(), &platform(1, 1)).unwrap_err();
     assert!(matches!(error, AcpiError::Write(_)));
@@ -110,7 +127,7 @@ fn disassembled(platform: &Platform) -> Option<String> {
 
 #[test]
 fn acpicas_disassembler_reads_all_tables_and_finds_the_devices() {
-    let Some(text) = disassembled(&platform(3, 20)) else {
+    let Some(text) = disassembled(&growing(3, 5, 20)) else {
         return;
     };
     for words in [
@@ -124,9 +141,81 @@ fn acpicas_disassembler_reads_all_tables_and_finds_the_devices() {
         "Notify (\\_SB.PWRB, 0x80)",
         "Notify (\\_SB.VGEN, 0x80)",
         "Name (_HID, \"QEMU0001\")",
+        "Device (C004)",
+        "Notify (C004, One) // Device Check",
+        "If ((CPUS > 0x04))",
+        "Device (MEM7)",
+        "Notify (MEM7, One) // Device Check",
+        "MNEW ()",
+        "Runtime Online Capable : 1",
         "Timer Period : 00000064",
     ] {
         assert!(text.contains(words), "no {words:?} in {text}");
     }
     assert!(!text.contains("Unknown"), "{text}");
+}
+
+#[test]
+fn what_cannot_grow_has_nothing_to_grow_with() {
+    let dsdt = |platform| dsdt::dsdt(&platform);
+    let holds = |table: &[u8], name: &[u8]| table.windows(name.len()).any(|four| four == name);
+    let alone = dsdt(platform(2, 1));
+    for name in [b"PLGR", b"CNEW", b"MNEW", b"MEM0", b"C002", b"_MAT"] {
+        assert!(!holds(&alone, name), "{name:?}");
+        assert!(holds(&dsdt(growing(2, 3, 1)), name), "{name:?}");
+    }
+    let mut only_memory = growing(2, 3, 1);
+    only_memory.room.cpus = 2;
+    let only_memory = dsdt(only_memory);
+    assert!(holds(&only_memory, b"MNEW") && !holds(&only_memory, b"CNEW"));
+}
+
+/// What `acpiexec` says to a line typed at it, with these tables and all ports reading as zero.
+fn executed(platform: &Platform, line: &str) -> Option<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dsdt");
+    std::fs::write(&file, dsdt::dsdt(platform)).unwrap();
+    let mut command = Command::new("acpiexec");
+    let Ok(output) = command.args(["-b", line]).arg(&file).output() else {
+        eprintln!("SKIPPED: acpiexec (Debian: acpica-tools) is not installed");
+        return None;
+    };
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!said.contains("AE_"), "{said}");
+    Some(said)
+}
+
+#[test]
+fn acpicas_interpreter_finds_a_piece_of_memory_where_it_is_said_to_be() {
+    let [start, length] = [6_u64 << 30, 5 << 27];
+    let line = format!("evaluate \\_SB.RNGE {start:#x} {length:#x}");
+    let Some(said) = executed(&growing(1, 3, 1), &line) else {
+        return;
+    };
+    // The descriptor (ACPI 6.5, 6.4.3.5.1), and the end tag.
+    let mut expected = vec![0x8a, 0x2b, 0, 0, 0xc, 3];
+    for value in [0, start, start + length - 1, 0, length] {
+        expected.extend(value.to_le_bytes());
+    }
+    let words = said.split_whitespace();
+    let bytes: Vec<u8> = words
+        .filter(|word| word.len() == 2)
+        .filter_map(|word| u8::from_str_radix(word, 16).ok())
+        .collect();
+    let found = bytes.windows(expected.len()).any(|some| some == expected);
+    assert!(found, "no {expected:x?} in {said}");
+}
+
+#[test]
+fn acpicas_interpreter_finds_nothing_where_nothing_is_plugged_in() {
+    let platform = growing(1, 3, 1);
+    for device in ["C001", "C002", "MEM0", "MEM7"] {
+        let Some(said) = executed(&platform, &format!("evaluate \\_SB.{device}._STA")) else {
+            return;
+        };
+        assert!(said.contains("[Integer] = 0000000000000000"), "{said}");
+    }
+    for method in ["CNEW", "MNEW"] {
+        executed(&platform, &format!("evaluate \\_SB.{method}"));
+    }
 }

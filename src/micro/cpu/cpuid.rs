@@ -3,7 +3,8 @@
 //! ```text
 //!  leaf                     made
 //!  1, b, 1f, 8000001e       APIC id = number of the vCPU
-//!  1, 4, b, 1f              one socket, `count` cores, no threads; the last cache shared by all
+//!  1, 4, b, 1f              one socket, `count` cores, no threads; the last cache shared by all. Cores
+//!                           that may come are counted: what was said of a socket stays true
 //!  80000008, 8000001d, 1e   the same, as AMD says it
 //!  1                        hypervisor; TSC deadline timer where KVM has it (it is not in the list)
 //!  1, 80000001              no VMX, no SVM
@@ -50,7 +51,7 @@ const XCR0_TILES: u32 = 1 << 17 | 1 << 18;
 struct Place {
     /// Its APIC id.
     id: u32,
-    /// All of them.
+    /// All of them, there or not.
     count: u32,
 }
 
@@ -76,6 +77,21 @@ pub(super) fn of_vcpu(kvm: &Kvm, vcpu: u32, count: u32) -> Result<CpuId, CpuErro
         count: entries.len(),
         limit: KVM_MAX_CPUID_ENTRIES,
     })
+}
+
+/// What vCPU `vcpu` says that joins one which says `peer`: the same but for who it is. So all of a VM
+/// have the same features, wherever it was saved, and the same idea of their socket.
+pub(super) fn of_joining(peer: &[kvm_cpuid_entry2], vcpu: u32) -> Vec<kvm_cpuid_entry2> {
+    let mut entries = peer.to_vec();
+    for entry in &mut entries {
+        match entry.function {
+            1 => entry.ebx = entry.ebx & 0xff_ffff | (vcpu & 0xff) << 24,
+            0xb | 0x1f => entry.edx = vcpu,
+            0x8000_001e => (entry.eax, entry.ebx) = (vcpu, entry.ebx & !0xff | vcpu & 0xff),
+            _ => {}
+        }
+    }
+    entries
 }
 
 impl Place {
@@ -301,6 +317,20 @@ mod tests {
             assert_eq!(at(0x8000_0026, 0), [u32::MAX; 4]);
         }
         assert_eq!(shaped(b"GenuineIntel", 0, 4)(0x8000_0008, 0)[2], u32::MAX);
+    }
+
+    #[test]
+    fn who_joins_says_what_it_would_have_said_from_the_beginning() {
+        for (name, id, count) in [
+            (b"GenuineIntel", 3, 4),
+            (b"AuthenticAMD", 3, 8),
+            (b"AuthenticAMD", 253, 254),
+        ] {
+            let [mut first, mut late] = [host(name), host(name)];
+            shape(&mut first, Place { id: 0, count }, true);
+            shape(&mut late, Place { id, count }, true);
+            assert_eq!(of_joining(&first, id), late);
+        }
     }
 
     #[test]

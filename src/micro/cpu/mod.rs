@@ -3,7 +3,7 @@
 //! ```text
 //!  cpuid        what KVM supports, as one socket of `count` cores without threads
 //!  registers    the boot processor at the kernel's entry; the others wait for INIT and SIPI
-//!  state        all of a vCPU, saved and set again
+//!  state        all of a vCPU, saved and set again; and one that joins those that were saved
 //! ```
 //! Invariants: a vCPU's number is its APIC id; guests do not see the host's virtualization (VMX, SVM),
 //! so a vCPU has no nested state that would have to be saved.
@@ -102,9 +102,18 @@ pub(crate) fn set_up(
     cpuid: &CpuId,
     entry: Option<&Entry>,
 ) -> Result<(), CpuError> {
+    set_reset_state(fd, number, cpuid, 0)?;
+    if let Some(entry) = entry {
+        registers::set_entry(fd, number, entry)?;
+    }
+    Ok(())
+}
+
+/// What a processor has when its firmware leaves it, and what `tsc` says on its time stamp counter.
+fn set_reset_state(fd: &VcpuFd, number: u32, cpuid: &CpuId, tsc: u64) -> Result<(), CpuError> {
     fd.set_cpuid2(cpuid)
         .map_err(refused("set the CPUID", number))?;
-    registers::set_msrs(fd, number)?;
+    registers::set_msrs(fd, number, tsc)?;
     let fpu = kvm_fpu {
         // As the processor's reset (Intel SDM volume 1, 8.1.5 and 11.6.4) would have them after FINIT.
         fcw: 0x37f,
@@ -113,9 +122,6 @@ pub(crate) fn set_up(
     };
     fd.set_fpu(&fpu)
         .map_err(refused("set the floating-point registers", number))?;
-    if let Some(entry) = entry {
-        registers::set_entry(fd, number, entry)?;
-    }
     registers::set_local_interrupts(fd, number)
 }
 

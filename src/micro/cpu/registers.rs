@@ -23,9 +23,11 @@ const EFER_LONG: u64 = 1 << 8 | 1 << 10;
 /// RFLAGS with nothing in it but the bit that is always set.
 const FLAGS: u64 = 2;
 
+/// The time stamp counter.
+const TSC: u32 = 0x10;
+
 /// MSRs as a processor has them after its firmware: zero but for the last two.
-const MSRS: [(u32, u64); 11] = [
-    (0x10, 0),        // TSC; a zero for each vCPU lets KVM keep them in step
+const MSRS: [(u32, u64); 10] = [
     (0x174, 0),       // SYSENTER_CS
     (0x175, 0),       // SYSENTER_ESP
     (0x176, 0),       // SYSENTER_EIP
@@ -47,13 +49,14 @@ const NMI: u32 = 4 << 8;
 const EXTERNAL: u32 = 7 << 8;
 const DELIVERY_MODES: u32 = 7 << 8;
 
-/// Sets the MSRs.
-pub(super) fn set_msrs(fd: &VcpuFd, number: u32) -> Result<(), CpuError> {
-    let entries = MSRS.map(|(index, data)| kvm_msr_entry {
+/// Sets the MSRs; `tsc` is written but once, since KVM keeps counters in step that are set alike.
+pub(super) fn set_msrs(fd: &VcpuFd, number: u32, tsc: u64) -> Result<(), CpuError> {
+    let entry = |&(index, data): &(u32, u64)| kvm_msr_entry {
         index,
         data,
         ..Default::default()
-    });
+    };
+    let entries: Vec<_> = MSRS.iter().chain(&[(TSC, tsc)]).map(entry).collect();
     let set = Msrs::from_entries(&entries)
         .map_err(|_| kvm_ioctls::Error::new(libc::E2BIG))
         .and_then(|msrs| fd.set_msrs(&msrs))

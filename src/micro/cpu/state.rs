@@ -14,6 +14,10 @@
 //! - setting registers drops what is being injected, so the events come last of these;
 //! - the clock is told of the pause once the MSR with its page is set.
 //!
+//! A vCPU that joins the restored ones is as if it had been there from the beginning and never been
+//! started: their CPUID and frequency, and their time, which KVM keeps in step when it is set within a
+//! second of theirs.
+//!
 //! Invariants: a vCPU is saved between two runs, and none of its exits is half done (a run with
 //! `immediate_exit` completes one). Sizes in a state that was read from a file are checked before KVM
 //! sees them; values are KVM's to check.
@@ -32,7 +36,7 @@ use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 
 use super::registers::lapic_register;
-use super::{CpuError, refused};
+use super::{CpuError, cpuid, refused, set_reset_state};
 
 /// MSRs of one vCPU that are read from a file; KVM lists some 120 of Linux 6.18.
 const MAX_MSRS: usize = 1024;
@@ -162,18 +166,9 @@ pub(crate) fn restore(
 ) -> Result<(), CpuError> {
     check(number, extent, state)?;
     let set = |what| refused(what, number);
-    let cpuid = CpuId::from_entries(&state.cpuid).map_err(|_| CpuError::TooMany {
-        vcpu: number,
-        what: "CPUID entries",
-        count: state.cpuid.len(),
-        limit: KVM_MAX_CPUID_ENTRIES,
-    })?;
-    fd.set_cpuid2(&cpuid).map_err(set("set the CPUID"))?;
-    let here = fd.get_tsc_khz().map_err(set("read the TSC frequency"))?;
-    if needs_scaling(state.tsc_khz, here) {
-        fd.set_tsc_khz(state.tsc_khz)
-            .map_err(set("set the TSC frequency"))?;
-    }
+    fd.set_cpuid2(&list(&state.cpuid, number)?)
+        .map_err(set("set the CPUID"))?;
+    set_frequency(fd, number, state.tsc_khz)?;
     fd.set_mp_state(state.mp_state)
         .map_err(set("set the run state"))?;
     fd.set_regs(&state.regs).map_err(set("set the registers"))?;
@@ -193,6 +188,39 @@ pub(crate) fn restore(
         .map_err(set("set the pending events"))?;
     // Tells the guest's watchdogs of the pause; a guest without KVM's clock cannot be told.
     let _ = fd.kvmclock_ctrl();
+    Ok(())
+}
+
+/// Makes new vCPU `number` one that joins those of which `peer` is one, whose state has been restored. It
+/// waits for INIT and SIPI, as all processors do that the guest has not started.
+///
+/// # Errors
+/// KVM refuses something.
+pub(crate) fn join(fd: &VcpuFd, number: u32, peer: &VcpuState) -> Result<(), CpuError> {
+    set_frequency(fd, number, peer.tsc_khz)?;
+    let cpuid = cpuid::of_joining(&peer.cpuid, number);
+    let now = peer.msrs.iter().find(|msr| msr.index == TSC);
+    let now = now.map_or(0, |msr| msr.data);
+    set_reset_state(fd, number, &list(&cpuid, number)?, now)
+}
+
+fn list(cpuid: &[kvm_cpuid_entry2], vcpu: u32) -> Result<CpuId, CpuError> {
+    CpuId::from_entries(cpuid).map_err(|_| CpuError::TooMany {
+        vcpu,
+        what: "CPUID entries",
+        count: cpuid.len(),
+        limit: KVM_MAX_CPUID_ENTRIES,
+    })
+}
+
+fn set_frequency(fd: &VcpuFd, vcpu: u32, saved_khz: u32) -> Result<(), CpuError> {
+    let here = fd
+        .get_tsc_khz()
+        .map_err(refused("read the TSC frequency", vcpu))?;
+    if needs_scaling(saved_khz, here) {
+        fd.set_tsc_khz(saved_khz)
+            .map_err(refused("set the TSC frequency", vcpu))?;
+    }
     Ok(())
 }
 
@@ -341,6 +369,20 @@ mod tests {
             self.xsave[40 + register * 4..][..4].fill(word);
             self.xsave[128] |= 2;
             self
+        }
+
+        pub(in crate::micro::cpu) fn tsc(&self) -> u64 {
+            let tsc = self.msrs.iter().find(|msr| msr.index == TSC);
+            tsc.unwrap().data
+        }
+
+        /// Leaf 1 holds the id, too, and a flag that follows CR4.
+        pub(in crate::micro::cpu) fn cpuid_but_for_the_id(&self) -> Vec<kvm_cpuid_entry2> {
+            const OSXSAVE: u32 = 1 << 27;
+            let mut entries = cpuid::of_joining(&self.cpuid, 0);
+            let features = entries.iter_mut().find(|entry| entry.function == 1);
+            features.unwrap().ecx &= !OSXSAVE;
+            entries
         }
 
         pub(in crate::micro::cpu) fn has_msr(&self, index: u32, value: u64) -> bool {

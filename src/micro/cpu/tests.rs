@@ -98,6 +98,29 @@ fn a_vcpu_restored_elsewhere_is_saved_the_same_again() {
 }
 
 #[test]
+fn a_vcpu_that_joins_saved_ones_waits_with_their_features_and_their_time() {
+    let Some((_, _, fd, extent)) = started() else {
+        return;
+    };
+    let peer = save(&fd, 0, &extent).unwrap();
+    let (kvm, vm) = machine().unwrap();
+    let fds = [0, 1].map(|number| vm.create_vcpu(number).unwrap());
+    let extent = Extent::ask(&kvm, &vm).unwrap();
+    restore(&fds[0], 0, &extent, &peer).unwrap();
+    state::join(&fds[1], 1, &peer).unwrap();
+    assert_eq!(fds[1].get_regs().unwrap().rip, 0xfff0);
+    let waits = fds[1].get_mp_state().unwrap().mp_state;
+    assert_eq!(waits, kvm_bindings::KVM_MP_STATE_UNINITIALIZED);
+    let [first, late] = [0, 1].map(|number| {
+        let at = usize::try_from(number).unwrap();
+        save(&fds[at], number, &extent).unwrap()
+    });
+    assert_eq!(late.cpuid_but_for_the_id(), first.cpuid_but_for_the_id());
+    let apart = late.tsc().abs_diff(first.tsc());
+    assert!(apart < 1_000_000_000, "{apart} cycles apart");
+}
+
+#[test]
 fn states_of_impossible_sizes_are_refused_before_kvm_sees_them() {
     let Some((_, vm, fd, extent)) = started() else {
         return;

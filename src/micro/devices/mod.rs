@@ -11,6 +11,7 @@ pub(crate) mod block;
 mod list;
 pub(crate) mod net;
 pub(crate) mod panic;
+pub(crate) mod plug;
 pub(crate) mod power;
 pub(crate) mod rng;
 pub(crate) mod serial;

@@ -49,9 +49,10 @@ impl GuestRam {
         }
         let mut position = 0;
         for region in self.memory.iter() {
+            let below = |base: &&Base| position < base.bytes;
             let writer = RegionWriter {
                 region,
-                base: self.base.as_ref(),
+                base: self.base.as_ref().filter(below),
                 file,
                 from: position,
                 to: offset + position,
@@ -309,6 +310,39 @@ mod tests {
         let mut three = [0; 3];
         again.read_exact_at(&mut three, (3 << 30) - 1).unwrap();
         assert_eq!(three, [1, 2, 3]);
+    }
+
+    #[test]
+    fn what_was_plugged_in_is_saved_and_comes_from_the_file_like_the_rest() {
+        let size = ByteSize::from_mib(2);
+        let block = crate::vm::spec::MEMORY_BLOCK.bytes();
+        let mut ram = GuestRam::allocate(size, false).unwrap();
+        for round in 1..4 {
+            put(&ram, 7, round);
+            let file = tempfile::tempfile().unwrap();
+            ram.write_to(&file, 0).unwrap();
+            // What a file has behind the RAM is not seen where more is plugged in.
+            let end = ram.bytes();
+            file.write_all_at(b"behind", end).unwrap();
+
+            let pieces = ram.pieces().clone();
+            ram = GuestRam::from_file(&file, 0, pieces).unwrap();
+            ram.plug(block, false).unwrap();
+            assert_eq!(ram.bytes(), end + block);
+            let plugged = ram.pieces().plugged();
+            assert_eq!(plugged.len(), usize::from(round));
+            for ((start, _), value) in plugged.iter().zip(1_u8..) {
+                let first = GuestAddress(*start);
+                let last = GuestAddress(start + block - 1);
+                let expected = if value == round { [0; 2] } else { [value; 2] };
+                let seen = [first, last].map(|at| ram.guest().read_obj::<u8>(at).unwrap());
+                assert_eq!(seen, expected, "piece {value} in round {round}");
+                ram.guest().write_obj(value, first).unwrap();
+                ram.guest().write_obj(value, last).unwrap();
+            }
+            let at = GuestAddress(7 * PAGE);
+            assert_eq!(ram.guest().read_obj::<u8>(at).unwrap(), round);
+        }
     }
 
     #[test]

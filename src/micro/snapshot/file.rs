@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use crate::store::atomic;
 
 /// Version of the saved types. A file of any other is refused.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// How every state file begins, whatever its version.
 const MAGIC: [u8; 8] = *b"cocoonMS";
@@ -292,14 +292,14 @@ mod tests {
             bytes[at] = byte;
             bytes
         };
-        let newer = "it was written by a newer cocoon: its version is 2, this cocoon reads 1";
-        let older = "it was written by an older cocoon: its version is 0, this cocoon reads 1";
+        let newer = "it was written by a newer cocoon: its version is 3, this cocoon reads 2";
+        let older = "it was written by an older cocoon: its version is 1, this cocoon reads 2";
         for (bytes, expected) in [
             (vec![], "it is no state file of the micro engine"),
             (with(0, b'C'), "it is no state file of the micro engine"),
-            (with(8, 2), newer),
-            (with(8, 2)[..12].to_vec(), newer),
-            (with(8, 0), older),
+            (with(8, 3), newer),
+            (with(8, 3)[..12].to_vec(), newer),
+            (with(8, 1), older),
             (good[..10].to_vec(), "it is 10 bytes long and should be 24"),
             (
                 good[..good.len() - 1].to_vec(),

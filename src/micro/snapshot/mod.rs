@@ -3,7 +3,7 @@
 //! ```text
 //! <folder>/
 //!   state      vCPUs, chips, transports and devices (`file`)
-//!   memory     guest RAM, byte by byte in order of address, without the hole; sparse
+//!   memory     guest RAM, byte by byte in order of address, without the holes; sparse
 //! ```
 
 pub(crate) mod file;

@@ -41,6 +41,12 @@ pub(crate) trait Device: Send + Debug {
     /// The guest writes to its configuration space; what may not be written is ignored.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
+    /// Whether the configuration is another one than that with which the device was saved, so that a
+    /// driver which knows that one must be told.
+    fn has_changed(&self) -> bool {
+        false
+    }
+
     /// The driver is ready: the device begins, or goes on after a restore.
     ///
     /// # Errors

@@ -45,8 +45,14 @@ impl Interrupt {
 
     /// The device's configuration has changed.
     pub(crate) fn configuration_changed(&self) {
-        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.note_change();
         self.raise(CONFIGURATION);
+    }
+
+    /// The same, but the driver is told only when the interrupt is repeated.
+    pub(crate) fn note_change(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.status.fetch_or(CONFIGURATION, Ordering::SeqCst);
     }
 
     /// Raises the line again for what the driver has not acknowledged, as after a restore.

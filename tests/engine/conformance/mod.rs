@@ -26,6 +26,7 @@
 pub(crate) mod console;
 pub(crate) mod counter;
 pub(crate) mod devices;
+pub(crate) mod grow;
 pub(crate) mod life;
 pub(crate) mod payload;
 pub(crate) mod run;

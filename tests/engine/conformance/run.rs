@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
-use super::{Case, Lab, Needs, Subject, counter, devices, life, sample, saved};
+use super::{Case, Lab, Needs, Subject, counter, devices, grow, life, sample, saved};
 
 /// A case may not hang the list; the slowest one is a minute in the lab.
 const CASE_LIMIT: Duration = Duration::from_secs(240);
@@ -57,6 +57,7 @@ fn cases(subject: &'static Subject) -> impl Iterator<Item = (&'static str, &'sta
         ("life", life::CASES),
         ("devices", devices::CASES),
         ("saved", saved::CASES),
+        ("grow", grow::CASES),
         ("special", subject.special),
     ];
     groups

@@ -86,23 +86,33 @@ pub(crate) const CASES: &[Case] = &[
 const SOME: u32 = 5;
 
 /// What a chain of processes shares: the spec, the saved VM, and what it has said.
-struct Shared {
-    folder: PathBuf,
+pub(crate) struct Shared {
+    /// Where it is.
+    pub(crate) folder: PathBuf,
 }
 
 impl Shared {
-    fn of(folder: &Path) -> Self {
+    /// What is in `folder`, or will be.
+    pub(crate) fn of(folder: &Path) -> Self {
         Self {
             folder: folder.to_owned(),
         }
     }
 
-    fn saved(&self) -> PathBuf {
+    /// The folder of the saved VM.
+    pub(crate) fn saved(&self) -> PathBuf {
         self.folder.join("saved")
     }
 
+    /// An empty folder for who comes next.
+    pub(crate) fn make_next(&self) -> PathBuf {
+        let next = self.folder.join("next");
+        fs::create_dir(&next).expect("there is room");
+        next
+    }
+
     /// Saves the paused VM for a part to come.
-    fn save(&self, vm: &Vm) {
+    pub(crate) fn save(&self, vm: &Vm) {
         fs::create_dir(self.saved()).expect("there is room");
         vm.save(&self.saved());
         let spec = serde_json::to_vec(&vm.spec).expect("it is JSON");
@@ -110,7 +120,7 @@ impl Shared {
     }
 
     /// The spec of the saved VM, with this process's own files.
-    fn spec(&self, lab: &Lab) -> VmSpec {
+    pub(crate) fn spec(&self, lab: &Lab) -> VmSpec {
         let spec = fs::read(self.folder.join("spec.json")).expect("it was saved");
         let spec: VmSpec = serde_json::from_slice(&spec).expect("it is JSON");
         VmSpec {
@@ -124,11 +134,12 @@ impl Shared {
     }
 
     /// Leaves words for the first process.
-    fn leave(&self, name: &str, words: &str) {
+    pub(crate) fn leave(&self, name: &str, words: &str) {
         fs::write(self.folder.join(name), words).expect("there is room");
     }
 
-    fn left(&self, name: &str) -> String {
+    /// The words that somebody left.
+    pub(crate) fn left(&self, name: &str) -> String {
         fs::read_to_string(self.folder.join(name)).expect("the part left it")
     }
 }
@@ -274,8 +285,7 @@ fn taken(folder: &Path) -> u64 {
 fn a_chain_leaks_nothing(lab: &Lab, ticker: Ticker, rounds: u32) {
     if let Some((_, folder)) = &lab.part {
         let from = Shared::of(folder);
-        let into = Shared::of(&folder.join("next"));
-        fs::create_dir(&into.folder).expect("there is room");
+        let into = Shared::of(&from.make_next());
         let mut vm = from.restore(lab);
         let mut said = Ticks::default().listen(&mut vm.console, 1);
         said.push_str(&vm.pause_and_listen());

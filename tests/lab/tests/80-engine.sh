@@ -37,6 +37,11 @@ lab_engine_saves_and_restores() { # 600 s
     engine_cases saved
 }
 
+lab_engine_grows_what_it_restores() { # 300 s
+    only_if_long micro
+    engine_cases grow
+}
+
 lab_engine_has_what_it_alone_has() { # 200 s
     engine_cases special
 }

@@ -49,9 +49,9 @@ pub(crate) enum BlockError {
         /// Its size.
         bytes: u64,
     },
-    /// The guest that was saved knows a disk of another size.
+    /// The guest that was saved knows a larger disk.
     #[error("disk {} has {actual} sectors, but had {saved} when the VM was saved", path.display())]
-    Changed {
+    Shrunk {
         /// Which.
         path: PathBuf,
         /// Then.
@@ -72,6 +72,8 @@ pub(crate) enum BlockError {
 pub(crate) struct Block {
     name: String,
     sectors: u64,
+    /// Since it was saved.
+    has_grown: bool,
     readonly: bool,
     id: [u8; ID_BYTES],
     queue_sizes: Vec<u16>,
@@ -81,7 +83,7 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// Opens a disk, which is the one that was `saved`, if one was.
+    /// Opens a disk, which is the one that was `saved`, if one was, and may have grown since.
     ///
     /// # Errors
     /// The file or the specification is not a disk's.
@@ -104,10 +106,11 @@ impl Block {
             })?
             .copy_from_slice(serial);
         let (file, sectors) = open_file(disk)?;
-        if let Some(saved) = saved.filter(|saved| saved.sectors != sectors) {
-            return Err(BlockError::Changed {
+        let known = saved.map_or(sectors, |saved| saved.sectors);
+        if known > sectors {
+            return Err(BlockError::Shrunk {
                 path: disk.path.clone(),
-                saved: saved.sectors,
+                saved: known,
                 actual: sectors,
             });
         }
@@ -122,6 +125,7 @@ impl Block {
         Ok(Self {
             name,
             sectors,
+            has_grown: known < sectors,
             readonly: disk.readonly,
             id,
             queue_sizes: vec![QUEUE_SIZE; usize::from(queues)],
@@ -212,6 +216,10 @@ impl Device for Block {
 
     fn config(&self) -> Vec<u8> {
         self.config.to_vec()
+    }
+
+    fn has_changed(&self) -> bool {
+        self.has_grown
     }
 
     fn activate(&mut self, activation: Activation) -> Result<Vec<Placed>, Fault> {

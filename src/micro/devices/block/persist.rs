@@ -6,6 +6,6 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct State {
-    /// Its size in sectors of 512 bytes: a file of another size is another disk.
+    /// Its size in sectors of 512 bytes: a smaller file is another disk, a larger one has grown.
     pub(crate) sectors: u64,
 }

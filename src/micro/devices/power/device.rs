@@ -6,8 +6,11 @@
 use vmm_sys_util::eventfd::EventFd;
 
 use super::persist::PowerState;
-use crate::micro::acpi::{EVENT_GENERATION_ID, EVENT_POWER_BUTTON, SLEEP_TYPE_OFF};
+use crate::micro::acpi::{
+    EVENT_CPUS, EVENT_GENERATION_ID, EVENT_MEMORY, EVENT_POWER_BUTTON, SLEEP_TYPE_OFF,
+};
 use crate::micro::bus::Region;
+use crate::micro::growth::Growth;
 use crate::micro::layout::{EVENT_PORT, RESET_PORT, RESET_VALUE, SLEEP_PORT};
 use crate::micro::notice::{Notice, Notices};
 
@@ -54,6 +57,16 @@ impl Power {
     /// Says that the generation id is another one now.
     pub(crate) fn generation_changed(&mut self) {
         self.raise(EVENT_GENERATION_ID);
+    }
+
+    /// Says that there is more to be found by the tables' methods, if there is.
+    pub(crate) fn grown(&mut self, growth: Growth) {
+        if growth.cpus > 0 {
+            self.raise(EVENT_CPUS);
+        }
+        if growth.memory > 0 {
+            self.raise(EVENT_MEMORY);
+        }
     }
 
     /// Which events the guest has not read yet.
@@ -176,6 +189,16 @@ mod tests {
         assert_eq!(events(&mut power), 3);
         assert_eq!(events(&mut power), 0);
         assert!(line.read().is_err());
+    }
+
+    #[test]
+    fn only_what_has_grown_is_told() {
+        for (cpus, memory, expected) in [(0, 0, 0), (3, 0, 4), (0, 1, 8), (1, 1, 12)] {
+            let (mut power, line, _told) = power(None);
+            power.grown(Growth { cpus, memory });
+            assert_eq!(line.read().is_ok(), expected != 0);
+            assert_eq!(events(&mut power), expected);
+        }
     }
 
     #[test]

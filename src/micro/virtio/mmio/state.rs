@@ -116,7 +116,8 @@ impl Transport {
     }
 
     /// A transport as it was saved, its device active if it was. [`Transport::resume`] makes it go on,
-    /// once the VM's interrupt controllers are restored.
+    /// and tells the driver of a configuration that has changed, once the VM's interrupt controllers are
+    /// restored.
     ///
     /// # Errors
     /// The state is not of such a device, or the device cannot go on.
@@ -135,6 +136,10 @@ impl Transport {
                 source,
             })?;
         let interrupt = Interrupt::restored(line, state.interrupt_status, state.config_generation);
+        // A driver that has yet to begin will read what there is now.
+        if device.has_changed() && state.status != 0 {
+            interrupt.note_change();
+        }
         let mut transport = Self::with_interrupt(device, memory, lanes, interrupt, notices)?;
         transport.status = state.status;
         transport.features = state.features;

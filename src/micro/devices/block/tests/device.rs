@@ -3,6 +3,8 @@
 use super::super::device::BlockError;
 use super::super::persist::State;
 use super::*;
+use crate::micro::devices::DeviceState;
+use crate::micro::virtio::mmio::state::TransportState;
 
 #[test]
 fn the_configuration_tells_size_limits_and_queues() {
@@ -56,6 +58,47 @@ fn features_follow_from_the_disk() {
 }
 
 #[test]
+fn a_disk_that_grew_since_it_was_saved_says_so() {
+    let file = file(8);
+    for (sectors, has_grown) in [(0, true), (7, true), (8, false)] {
+        let block = Block::open(&disk(file.path()), Some(&State { sectors })).unwrap();
+        assert_eq!(block.has_changed(), has_grown, "{sectors}");
+        assert_eq!(block.config()[..8], 8_u64.to_le_bytes());
+        let now = DeviceState::Block(State { sectors: 8 });
+        assert_eq!(block.save(), now);
+    }
+    let new = Block::open(&disk(file.path()), None).unwrap();
+    assert!(!new.has_changed());
+}
+
+#[test]
+fn a_driver_is_told_that_its_disk_grew_while_it_was_saved() {
+    let file = file(8);
+    let mut driver = Driver::start(open(file.path(), true), 0);
+    let saved = driver.save();
+    file.as_file().set_len(16 * 512).unwrap();
+    let grown = |saved: &[u8]| {
+        let state: TransportState = postcard::from_bytes(saved).unwrap();
+        let DeviceState::Block(state) = state.device else {
+            panic!("it is a disk");
+        };
+        Box::new(Block::open(&disk(file.path()), Some(&state)).unwrap())
+    };
+    driver.restore(grown(&saved), &saved).unwrap();
+    assert!(driver.interrupted(std::time::Duration::from_secs(20)));
+    assert_eq!(driver.config(0, 8), 16_u64.to_le_bytes());
+    assert_eq!(driver.read(0xfc), 1, "the generation of the configuration");
+    let data = driver.room(512);
+    assert_eq!(driver.ask(IN, 15, &[data]).0, OK);
+    assert_eq!(driver.ask(IN, 16, &[data]).0, IOERR);
+    // Told once.
+    let saved = driver.save();
+    driver.restore(grown(&saved), &saved).unwrap();
+    assert_eq!(driver.read(0x60), 0);
+    assert_eq!(driver.read(0xfc), 1);
+}
+
+#[test]
 fn what_is_no_disk_is_refused() {
     let odd = NamedTempFile::new().unwrap();
     odd.as_file().set_len(513).unwrap();
@@ -64,7 +107,7 @@ fn what_is_no_disk_is_refused() {
         serial: "123456789012345678901".to_owned(),
         ..disk(good.path())
     };
-    let changed = State { sectors: 9 };
+    let larger = State { sectors: 9 };
     for (disk, saved, expected) in [
         (
             disk(Path::new("/nonexistent/disk")),
@@ -75,7 +118,7 @@ fn what_is_no_disk_is_refused() {
         (long, None, "longer than 20 bytes"),
         (
             disk(good.path()),
-            Some(&changed),
+            Some(&larger),
             "but had 9 when the VM was saved",
         ),
     ] {
