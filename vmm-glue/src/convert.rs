@@ -290,7 +290,7 @@ mod tests {
             spec.memory.size = ByteSize::from_gib(size);
             spec.memory.added = ByteSize::from_gib(added);
             spec.memory.max = ByteSize::from_gib(max);
-            let memory = vm_config(&spec).memory;
+            let memory = &vm_config(&spec).memory;
             assert_eq!(memory.size, total << 30);
             assert_eq!(memory.hotplug_size, room.map(|room| room << 30));
         }
