@@ -272,9 +272,25 @@ pub struct Grown {
     /// Bytes of the writable disk's file system, if there is one.
     #[serde(default)]
     pub root_bytes: Option<u64>,
+    /// All that is in use now: what is plugged in a moment before, the guest may not have noticed yet.
+    /// Agents of before do not tell.
+    #[serde(default)]
+    pub in_use: Option<InUse>,
     /// What could not be done, a sentence each.
     #[serde(default)]
     pub warnings: Vec<String>,
+}
+
+/// How large the guest is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InUse {
+    /// Processors that are on.
+    pub cpus: u32,
+    /// Bytes in blocks of memory that are online, and 0 where memory cannot be plugged; the blocks cover
+    /// all memory of the VM, and may reach a bit further.
+    pub memory_bytes: u64,
+    /// Bytes of the writable disk, and 0 where there is none.
+    pub disk_bytes: u64,
 }
 
 /// A command to run.

@@ -132,6 +132,10 @@ fn operation(error: &ops::Error) -> Option<String> {
         Error::NoIdentity(_) => {
             "clone it without --require-identity; os-image/README.md tells how an image gets the agent"
         }
+        Error::SavedNics { .. } => "leave --nics out; a VM with more is made by cocoon vm run",
+        Error::NoRoom { .. } => {
+            "room is made when a guest boots: boot one with more, save that, and use its snapshot"
+        }
         Error::NotItsSnapshot { snapshot, .. } => {
             return Some(format!("make another VM of it: cocoon vm clone {snapshot}"));
         }

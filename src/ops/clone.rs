@@ -13,10 +13,11 @@ use jiff::Timestamp;
 use rusqlite::Transaction;
 
 use super::create::{self, Reserved};
+use super::grow::{self, Saved, Sizes, Wanted};
 use super::identity::{self, Introduced};
 use super::stop::{self, Manner};
 use super::undo::Undo;
-use super::{Error, Host, remove, require_root, specify, start};
+use super::{Error, Host, disk, remove, require_root, specify, start};
 use crate::network::{self, NetworkRecord};
 use crate::snapshot::manifest::{Depth, Manifest};
 use crate::snapshot::records::{self as snapshots, SnapshotRecord, SnapshotState};
@@ -33,15 +34,13 @@ use crate::vm::{VmState, cmdline};
 
 /// What the user asks for.
 #[derive(Clone, Debug, Default)]
-#[expect(missing_docs, reason = "each field is that of VmConfig")]
 pub struct Request {
     /// The snapshot, as typed.
     pub snapshot: String,
     /// The name, or one is made from the clone's id.
     pub name: Option<VmName>,
-    pub cpu: Option<u32>,
-    pub memory: Option<ByteSize>,
-    pub storage: Option<ByteSize>,
+    /// What it has more of than was saved.
+    pub sizes: Wanted,
     /// No clone is better than one that does not know who it is.
     pub require_identity: bool,
 }
@@ -54,6 +53,8 @@ pub struct Cloned {
     /// Whether its guest knows who it is. If not, it goes on with the MACs and addresses of the VM that
     /// was saved, until somebody changes them.
     pub introduced: Introduced,
+    /// Whether it has more than was saved; a guest without an agent may not use it by itself.
+    pub grown: bool,
 }
 
 /// A snapshot that can be brought to life here, and stays while this is held.
@@ -121,7 +122,8 @@ impl Source {
         Ok(())
     }
 
-    /// The saved VM as another one's: with its files, network and sockets, in the saved shape.
+    /// The saved VM as another one's: with its files, network and sockets, in the saved shape, and as
+    /// large as its configuration says.
     pub(super) fn specify(
         &self,
         host: &Host,
@@ -130,17 +132,26 @@ impl Source {
     ) -> VmSpec {
         let saved = &self.manifest.spec;
         let mut spec = specify::specify(host, of, network, saved.memory.hugepages);
-        spec.cpus = saved.cpus;
-        spec.memory = saved.memory;
+        (spec.cpus, spec.memory) = grow::plugged(saved.cpus, saved.memory, of.config);
+        for (disk, saved) in spec.disks.iter_mut().zip(&saved.disks) {
+            disk.queues = saved.queues;
+        }
         spec.watchdog = saved.watchdog;
         spec.saved = Some(self.folder.vm());
         spec
     }
 
-    /// Copies the saved disk to where the VM `id` has its own.
+    /// Queue pairs of each NIC that was saved.
+    fn queue_pairs(&self) -> u16 {
+        let first = self.manifest.spec.nics.first();
+        first.map_or(1, |nic| nic.queue_pairs)
+    }
+
+    /// Copies the saved disk to where a VM has its own, and makes it as long as `size`.
     pub(super) fn copy_disk(
         &self,
         to: &std::path::Path,
+        size: ByteSize,
         interrupt: &Interrupt,
     ) -> Result<(), Error> {
         let own = |disk: &&crate::snapshot::manifest::SavedDisk| disk.serial == cmdline::COW_SERIAL;
@@ -157,7 +168,7 @@ impl Source {
                 source,
             }
         })?;
-        Ok(())
+        disk::grow(to, size)
     }
 }
 
@@ -169,15 +180,18 @@ pub fn clone(host: &Host, request: &Request, interrupt: &Interrupt) -> Result<Cl
     require_root()?;
     kvm::check(host.config.ignore_kvm_check)?;
     let source = Source::read(host, &request.snapshot, interrupt, Depth::Quick)?;
-    let config = &source.manifest.config;
-    check_numbers(request, config)?;
+    let saved = Saved::of(&source.manifest);
+    let current = &source.manifest.config;
+    let sizes = saved.decide(&request.sizes, Sizes::of(current))?;
+    let config = sizes.of_another(current);
     let conflist = create::find_conflist(host, config.nics)?;
     let _references = ReferencesLock::share(&host.layout)?;
-    let (lock, name) = reserve(host, request, config)?;
+    let (lock, name) = reserve(host, request, &config)?;
     let reserved = Reserved {
         lock,
-        config: config.clone(),
+        config,
         conflist,
+        queue_pairs: source.queue_pairs(),
     };
     let mut undo = Undo::default();
     let new = (&reserved, &name, request.require_identity);
@@ -187,6 +201,7 @@ pub fn clone(host: &Host, request: &Request, interrupt: &Interrupt) -> Result<Cl
             Ok(Cloned {
                 lock: reserved.lock,
                 introduced,
+                grown: saved.grows_to(sizes),
             })
         }
         Err(error) => {
@@ -195,45 +210,6 @@ pub fn clone(host: &Host, request: &Request, interrupt: &Interrupt) -> Result<Cl
             Err(error.and_not_undone(failures))
         }
     }
-}
-
-/// Refuses less than was saved: the guest has it in use. More is not given to it yet.
-pub(super) fn check_numbers(request: &Request, saved: &VmConfig) -> Result<(), Error> {
-    let numbers = [
-        (
-            "--cpu",
-            request.cpu.map(u64::from),
-            u64::from(saved.cpu),
-            saved.cpu.to_string(),
-        ),
-        (
-            "--memory",
-            request.memory.map(ByteSize::bytes),
-            saved.memory.bytes(),
-            saved.memory.to_string(),
-        ),
-        (
-            "--storage",
-            request.storage.map(ByteSize::bytes),
-            saved.storage.bytes(),
-            saved.storage.to_string(),
-        ),
-    ];
-    for (what, wanted, least, text) in numbers {
-        let Some(wanted) = wanted.filter(|wanted| *wanted != least) else {
-            continue;
-        };
-        return Err(Error::BadRequest {
-            what,
-            rule: if wanted < least {
-                format!("at least what was saved, {text}")
-            } else {
-                format!("what was saved, {text}: a clone cannot grow yet")
-            },
-            given: wanted.to_string(),
-        });
-    }
-    Ok(())
 }
 
 fn reserve(host: &Host, request: &Request, config: &VmConfig) -> Result<(VmLock, VmName), Error> {
@@ -273,7 +249,7 @@ fn bring_to_life<'a>(
         move || Ok(layout.remove()?)
     });
     layout.prepare()?;
-    source.copy_disk(&layout.cow_disk(), interrupt)?;
+    source.copy_disk(&layout.cow_disk(), vm.config.storage, interrupt)?;
     let network = create::make_network(host, vm, undo)?;
     if let Some(network) = &network {
         network::quiesce(network)?;
@@ -294,19 +270,30 @@ fn bring_to_life<'a>(
         let never = Interrupt::never().map_err(Error::Wait)?;
         stop::stop_locked(host, &vm.lock, Manner::Force, &never).map(drop)
     });
-    let saved: Vec<_> = source
-        .manifest
-        .spec
-        .nics
-        .iter()
-        .map(|nic| nic.mac)
-        .collect();
-    let introduced = identity::introduce(host, &of, network.as_ref(), &saved, interrupt)?;
+    settle(
+        host,
+        source,
+        (&of, network.as_ref(), require_identity),
+        interrupt,
+    )
+}
+
+/// The guest learns who it is, gets its network, and takes into use what it has more of.
+fn settle(
+    host: &Host,
+    source: &Source,
+    (vm, network, require_identity): (&specify::Of<'_>, Option<&NetworkRecord>, bool),
+    interrupt: &Interrupt,
+) -> Result<Introduced, Error> {
+    let nics = source.manifest.spec.nics.iter();
+    let saved: Vec<_> = nics.map(|nic| nic.mac).collect();
+    let introduced = identity::introduce(host, vm, network, &saved, interrupt)?;
     if require_identity && introduced == Introduced::NoAgent {
-        return Err(Error::NoIdentity(name.clone()));
+        return Err(Error::NoIdentity(vm.name.clone()));
     }
-    if let Some(network) = &network {
+    if let Some(network) = network {
         network::wake(network)?;
     }
-    Ok(introduced)
+    let saved = Saved::of(&source.manifest);
+    grow::take_into_use(host, vm, &saved, introduced, interrupt)
 }

@@ -69,6 +69,8 @@ pub(super) struct Reserved {
     pub(super) config: VmConfig,
     /// What its NICs are added by; none where it has none.
     pub(super) conflist: Option<Conflist>,
+    /// Queue pairs of each of its NICs.
+    pub(super) queue_pairs: u16,
 }
 
 /// Creates a VM and returns the right to change it.
@@ -170,6 +172,7 @@ fn reserve(host: &Host, plan: Plan) -> Result<Reserved, Error> {
     match reserved {
         Ok(config) => Ok(Reserved {
             lock,
+            queue_pairs: spec::queues(config.cpu),
             config,
             conflist: plan.conflist,
         }),
@@ -299,7 +302,7 @@ pub(super) fn make_network<'a>(
     let mut save = |record: &network::NetworkRecord| {
         db.write(Durability::Full, |tx| network::records::put(tx, record))
     };
-    let planned = network::plan(id, conflist, vm.config.nics, spec::queues(vm.config.cpu));
+    let planned = network::plan(id, conflist, vm.config.nics, vm.queue_pairs);
     save(&planned)?;
     undo.push(move || remove::take_down_network(host, id));
     let made = network::setup(&host.plugins(), &planned, &mut |record| Ok(save(record)?))?;

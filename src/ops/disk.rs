@@ -51,3 +51,41 @@ pub(super) fn make(path: &Path, size: ByteSize) -> Result<(), Error> {
         output,
     })
 }
+
+/// Makes the disk at `path` as long as `size`, without filling it; one that is longer stays.
+///
+/// # Errors
+/// The file cannot be made longer.
+pub(super) fn grow(path: &Path, size: ByteSize) -> Result<(), Error> {
+    let grow = || {
+        let file = OpenOptions::new().write(true).open(path)?;
+        match file.metadata()?.len() < size.bytes() {
+            true => file.set_len(size.bytes()),
+            false => Ok(()),
+        }
+    };
+    grow().map_err(|source| Error::File {
+        action: "grow the disk",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_grows_and_never_shrinks() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("overlay.img");
+        let missing = grow(&path, ByteSize::from_mib(1)).unwrap_err().to_string();
+        assert!(missing.contains("cannot grow the disk"), "{missing}");
+        std::fs::write(&path, "saved").unwrap();
+        for (size, length) in [(1, 1), (8, 8), (2, 8)] {
+            grow(&path, ByteSize::from_mib(size)).unwrap();
+            assert_eq!(path.metadata().unwrap().len(), length << 20);
+        }
+        assert!(std::fs::read(&path).unwrap().starts_with(b"saved\0"));
+    }
+}

@@ -68,6 +68,16 @@ pub enum Error {
     OtherCpu { saved: String, lacking: String },
     #[error("{snapshot} is no snapshot of VM {vm}")]
     NotItsSnapshot { vm: VmName, snapshot: String },
+    #[error(
+        "it was saved with {saved} NICs, and cannot have {wanted}: they are devices of the guest that goes on"
+    )]
+    SavedNics { saved: u16, wanted: u16 },
+    #[error("it was saved with room for at most {most} by {what}, not for {wanted}")]
+    NoRoom {
+        what: &'static str,
+        wanted: String,
+        most: String,
+    },
     #[error("the guest of VM {0} has no agent that could be told who it is")]
     NoIdentity(VmName),
     #[error("the snapshot has no copy of the VM's own disk")]

@@ -15,6 +15,7 @@ mod error;
 pub mod exec;
 pub mod export;
 pub mod gc;
+pub mod grow;
 pub mod identity;
 pub mod images;
 pub mod import;

@@ -11,21 +11,33 @@
 
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::clone::{self, Source};
+use super::grow::{self, Saved, Sizes};
 use super::identity::{self, Introduced};
 use super::stop::{self, Manner};
 use super::{Error, Host, error, list, require_root, specify, start};
 use crate::snapshot::manifest::Depth;
+use crate::store::Durability;
 use crate::store::lock::VmLock;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::kvm;
-use crate::units::VmId;
-use crate::vm::VmState;
+use crate::units::{ByteSize, VmId};
+use crate::vm::{VmState, records};
 
-/// Takes a VM back to a snapshot of its own. It may run or be stopped; afterwards it runs, and its guest
-/// knows the time.
+/// A VM that runs as a snapshot has it.
+#[derive(Debug)]
+pub struct Restored {
+    /// Whether its guest knows the time.
+    pub introduced: Introduced,
+    /// Whether it has more than was saved; a guest without an agent may not use it by itself.
+    pub grown: bool,
+}
+
+/// Takes a VM back to a snapshot of its own. It may run or be stopped; afterwards it runs, its guest
+/// knows the time, and it is as large as it was unless the request says something else.
 ///
 /// # Errors
 /// The VM is as it was; or it had to end, has its own disk again, and is stopped.
@@ -34,7 +46,7 @@ pub fn restore(
     id: VmId,
     request: &clone::Request,
     interrupt: &Interrupt,
-) -> Result<Introduced, Error> {
+) -> Result<Restored, Error> {
     require_root()?;
     kvm::check(host.config.ignore_kvm_check)?;
     let lock = VmLock::wait(&host.layout, id)?;
@@ -46,7 +58,9 @@ pub fn restore(
             snapshot: request.snapshot.clone(),
         });
     }
-    clone::check_numbers(request, &source.manifest.config)?;
+    let saved = Saved::of(&source.manifest);
+    let sizes = saved.decide(&request.sizes, Sizes::of(&vm.record.config))?;
+    let config = sizes.of_another(&vm.record.config);
     if matches!(vm.record.state, VmState::Creating | VmState::Removing) {
         return Err(Error::WrongState {
             name: vm.record.name,
@@ -56,11 +70,11 @@ pub fn restore(
     let of = specify::Of {
         id,
         name: &vm.record.name,
-        config: &vm.record.config,
+        config: &config,
     };
     let spec = source.specify(host, &of, vm.network.as_ref());
     host.engine(Some(vm.record.config.engine))?.check(&spec)?;
-    let disks = Disks::stage(host, id, &source, interrupt)?;
+    let disks = Disks::stage(host, id, &source, config.storage, interrupt)?;
     if let Err(error) = stop::stop_locked(host, &lock, Manner::Force, interrupt) {
         remove(&disks.staged);
         return Err(error);
@@ -75,11 +89,29 @@ pub fn restore(
         Err(failure) => error.and_not_undone(vec![failure]),
     })?;
     disks.discard_old();
-    // It runs, whatever its agent says.
-    identity::refresh(host, &of, interrupt).or_else(|error| match error {
-        Error::Agent { .. } => Ok(Introduced::Done(vec![error::chain(&error)])),
-        error => Err(error),
+    // It runs, and as large as this; a crash before here leaves a record that says less.
+    host.database()?.write(Durability::Full, |tx| {
+        records::set_config(tx, &lock, &config, Timestamp::now())
+    })?;
+    Ok(Restored {
+        introduced: settle(host, &of, &saved, interrupt)?,
+        grown: saved.grows_to(sizes),
     })
+}
+
+/// The guest learns the time, and takes into use what it has more of. It runs, whatever its agent says.
+fn settle(
+    host: &Host,
+    vm: &specify::Of<'_>,
+    saved: &Saved,
+    interrupt: &Interrupt,
+) -> Result<Introduced, Error> {
+    identity::refresh(host, vm, interrupt)
+        .and_then(|introduced| grow::take_into_use(host, vm, saved, introduced, interrupt))
+        .or_else(|error| match error {
+            Error::Agent { .. } => Ok(Introduced::Done(vec![error::chain(&error)])),
+            error => Err(error),
+        })
 }
 
 /// The VM's disk, and beside it the one that takes its place.
@@ -89,7 +121,13 @@ struct Disks {
 }
 
 impl Disks {
-    fn stage(host: &Host, id: VmId, source: &Source, interrupt: &Interrupt) -> Result<Self, Error> {
+    fn stage(
+        host: &Host,
+        id: VmId,
+        source: &Source,
+        size: ByteSize,
+        interrupt: &Interrupt,
+    ) -> Result<Self, Error> {
         let layout = host.layout.vm(id);
         let disks = Self {
             own: layout.cow_disk(),
@@ -97,7 +135,7 @@ impl Disks {
         };
         // Of a restore that was killed.
         remove(&disks.staged);
-        match source.copy_disk(&disks.staged, interrupt) {
+        match source.copy_disk(&disks.staged, size, interrupt) {
             Ok(()) => Ok(disks),
             Err(error) => {
                 remove(&disks.staged);

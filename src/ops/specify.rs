@@ -4,14 +4,21 @@ use std::path::PathBuf;
 
 use super::Host;
 use crate::network::{self, NetworkRecord};
+use crate::sys::ram;
 use crate::units::{ByteSize, VmId, VmName};
 use crate::vm::VmConfig;
 use crate::vm::cmdline::{self, InterfaceAddress};
-use crate::vm::spec::{self, Boot, Cpus, Disk, DiskFormat, Memory, Nic, Paths, VmSpec, Vsock};
+use crate::vm::spec::{
+    self, Boot, Cpus, Disk, DiskFormat, MEMORY_BLOCK, Memory, Nic, Paths, VmSpec, Vsock,
+};
 
-/// A VM may grow to this many processors, or to the host's where those are fewer: tables for more
-/// cost every guest boot time.
+/// A VM may grow to as many processors as the host has, but to no more than this: a guest boots with
+/// some 250 KB of memory and an ACPI object for each that may come.
 const MAX_CPU_ROOM: u32 = 16;
+
+/// Nor to fewer than this: a VM may have more processors than its host, and its snapshot may come to a
+/// larger one.
+const MIN_CPU_ROOM: u32 = 8;
 
 /// A guest with less memory has none to give back, so it gets no balloon.
 const MIN_BALLOONED: ByteSize = ByteSize::from_mib(256);
@@ -48,12 +55,12 @@ pub(super) fn specify(
         cpus: Cpus {
             boot: config.cpu,
             added: 0,
-            max: config.cpu.max(host_cpus.min(MAX_CPU_ROOM)),
+            max: cpu_room(config.cpu, host_cpus),
         },
         memory: Memory {
             size: config.memory,
             added: ByteSize::default(),
-            max: config.memory,
+            max: memory_room(config.memory, ByteSize::from_bytes(ram::total_bytes())),
             hugepages,
             balloon: (config.memory >= MIN_BALLOONED).then_some(balloon),
         },
@@ -81,6 +88,19 @@ pub(super) fn specify(
             vmm_log: layout.vmm_log(),
         },
     }
+}
+
+/// Processors to which a VM may grow.
+fn cpu_room(boot: u32, host: u32) -> u32 {
+    boot.max(host.clamp(MIN_CPU_ROOM, MAX_CPU_ROOM))
+}
+
+/// Memory to which a VM may grow: all that the host has, as far as whole blocks go. Room is addresses
+/// alone, and costs nothing.
+fn memory_room(boot: ByteSize, host: ByteSize) -> ByteSize {
+    let room = host.bytes().saturating_sub(boot.bytes());
+    let blocks = room / MEMORY_BLOCK.bytes();
+    ByteSize::from_bytes(boot.bytes() + blocks * MEMORY_BLOCK.bytes())
 }
 
 fn command_line(vm: &Of<'_>, network: Option<&NetworkRecord>) -> String {
@@ -136,4 +156,36 @@ fn nics(network: &NetworkRecord) -> Vec<Nic> {
         mtu: nic.mtu,
     };
     network.nics.iter().map(nic).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_may_grow_to_what_the_host_has_and_a_small_one_beyond() {
+        for (boot, host, room) in [
+            (1, 2, 8),
+            (1, 12, 12),
+            (2, 64, 16),
+            (20, 64, 20),
+            (20, 2, 20),
+        ] {
+            assert_eq!(cpu_room(boot, host), room, "{boot} on {host}");
+        }
+    }
+
+    #[test]
+    fn memory_has_room_for_whole_blocks_of_what_the_host_has() {
+        for (boot, host, room) in [
+            (512, 1024, 1024),
+            (512, 1023, 896),
+            (512, 639, 512),
+            (100, 1000, 996),
+            (2048, 1024, 2048),
+        ] {
+            let [boot, host, room] = [boot, host, room].map(ByteSize::from_mib);
+            assert_eq!(memory_room(boot, host), room, "{boot} on {host}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ pub mod interrupt;
 pub mod kvm;
 pub mod netns;
 pub mod pidfd;
+pub mod ram;
 pub mod reflink;
 pub mod seccomp;
 pub mod sigpipe;

@@ -42,7 +42,7 @@ pub struct VmRecord {
 pub struct VmConfig {
     /// The engine that runs it.
     pub engine: EngineName,
-    /// Virtual CPUs at boot.
+    /// Virtual CPUs.
     pub cpu: u32,
     /// Guest RAM.
     pub memory: ByteSize,
@@ -180,6 +180,24 @@ pub fn set_state(
     )
     .map(drop)
     .map_err(statement("record a VM's state"))
+}
+
+/// Records that a VM has another configuration, with the same layers.
+///
+/// # Errors
+/// The database failed.
+pub fn set_config(
+    tx: &Transaction<'_>,
+    lock: &VmLock,
+    config: &VmConfig,
+    now: Timestamp,
+) -> Result<(), DatabaseError> {
+    tx.execute(
+        "UPDATE vms SET config = ?2, updated_at = ?3 WHERE id = ?1",
+        params![lock.id().to_string(), to_json(config)?, now.to_string()],
+    )
+    .map(drop)
+    .map_err(statement("record a VM's configuration"))
 }
 
 /// Names the run that is about to begin; only the process that knows the name may report on it.
@@ -508,6 +526,22 @@ mod tests {
             (VmState::Creating, "web")
         );
         assert_eq!(record.config, config());
+    }
+
+    #[test]
+    fn a_vm_has_the_configuration_that_was_recorded_last() {
+        let mut fixture = fixture();
+        let lock = fixture.reserve("00000000000000aa", "web").unwrap();
+        fixture.reserve("00000000000000bb", "db").unwrap();
+        let larger = VmConfig { cpu: 4, ..config() };
+        fixture
+            .db
+            .write(Durability::Full, |tx| {
+                set_config(tx, &lock, &larger, Timestamp::now())
+            })
+            .unwrap();
+        assert_eq!(fixture.get("00000000000000aa").config, larger);
+        assert_eq!(fixture.get("00000000000000bb").config, config());
     }
 
     #[test]

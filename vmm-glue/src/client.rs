@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use vmm::api::{
     ApiAction, ApiError, ApiRequest, ApiResponsePayload, VmCounters, VmInfo, VmInfoResponse,
-    VmPause, VmPowerButton, VmRestore, VmResume, VmSnapshot, VmSnapshotConfig, VmmShutdown,
+    VmPause, VmPowerButton, VmResize, VmResizeData, VmResizeDisk, VmResizeDiskData, VmRestore,
+    VmResume, VmSnapshot, VmSnapshotConfig, VmmShutdown,
 };
 use vmm::config::{MemoryRestoreMode, RestoreConfig};
 use vmm::vm::{Error as VmError, VmState};
@@ -145,6 +146,26 @@ impl Client {
             ..config
         };
         self.ask(&VmRestore, config, PATIENT).map(drop)
+    }
+
+    /// Plugs processors and memory into the running VM, up to so many, and so many bytes. Memory that is
+    /// still being restored on demand is no hindrance: what is plugged is not of it.
+    pub(crate) fn plug(&self, cpus: Option<u32>, memory: Option<u64>) -> Result<(), Error> {
+        let sizes = VmResizeData {
+            desired_vcpus: cpus,
+            desired_ram: memory,
+            desired_balloon: None,
+        };
+        self.ask(&VmResize, sizes, PATIENT).map(drop)
+    }
+
+    /// Tells the guest that its disk `id` has so many bytes, which its file has already.
+    pub(crate) fn grow_disk(&self, id: String, bytes: u64) -> Result<(), Error> {
+        let size = VmResizeDiskData {
+            id,
+            desired_size: bytes,
+        };
+        self.ask(&VmResizeDisk, size, PATIENT).map(drop)
     }
 
     /// Ends the VM and the VMM's main thread. A VMM that is gone already is no error, and one that

@@ -2,6 +2,9 @@
 //!
 //! The settings are those of the Go cocoon, so its images and its users find the same machine. What
 //! it leaves to Cloud Hypervisor's defaults is left to them here too.
+//!
+//! What was plugged into a VM counts as what it boots with: so Cloud Hypervisor itself changes the
+//! configuration when it plugs something, and so the guest finds it after a reset.
 
 use block::ImageType;
 use cocoon::units::ByteSize;
@@ -9,8 +12,8 @@ use cocoon::vm::spec::{self, Boot, CONSOLE_TOKEN, DiskFormat, VmSpec, Vsock};
 use net_util::MacAddr;
 use vmm::vm_config::{
     BalloonConfig, CommonConsoleConfig, ConsoleConfig, ConsoleOutputMode, CpusConfig,
-    DebugConsoleConfig, DiskConfig, MemoryConfig, NetConfig, PayloadConfig, PciDeviceCommonConfig,
-    RngConfig, SerialConfig, VhostMode, VmConfig, VsockConfig,
+    DebugConsoleConfig, DiskConfig, HotplugMethod, MemoryConfig, NetConfig, PayloadConfig,
+    PciDeviceCommonConfig, RngConfig, SerialConfig, VhostMode, VmConfig, VsockConfig,
 };
 
 /// The console that a guest finds on the terminal: virtio-console. There is no serial port, so
@@ -64,7 +67,7 @@ pub(crate) fn check(spec: &VmSpec) -> Result<(), String> {
 /// The configuration of `spec`'s VM.
 pub(crate) fn vm_config(spec: &VmSpec) -> VmConfig {
     let mut config = unset();
-    config.cpus.boot_vcpus = spec.cpus.boot;
+    config.cpus.boot_vcpus = spec.cpus.boot.saturating_add(spec.cpus.added);
     config.cpus.max_vcpus = spec.cpus.max;
     config.memory = memory(spec.memory);
     config.payload = Some(payload(&spec.boot));
@@ -80,9 +83,17 @@ pub(crate) fn vm_config(spec: &VmSpec) -> VmConfig {
     config
 }
 
+/// With room by ACPI, which takes addresses and one device: virtio-mem would map all of it at once.
 fn memory(memory: spec::Memory) -> MemoryConfig {
+    let size = memory.size.bytes();
     MemoryConfig {
-        size: memory.size.bytes(),
+        size: size.saturating_add(memory.added.bytes()),
+        hotplug_method: HotplugMethod::Acpi,
+        hotplug_size: memory
+            .max
+            .bytes()
+            .checked_sub(size)
+            .filter(|room| *room > 0),
         hugepages: memory.hugepages,
         hugepage_size: memory.hugepages.then_some(HUGEPAGE_BYTES),
         ..MemoryConfig::default()
@@ -262,6 +273,30 @@ mod tests {
         spec.memory.hugepages = true;
         assert_eq!(json(&spec)["memory"]["hugepages"], true);
         assert_eq!(json(&spec)["memory"]["hugepage_size"], 2_097_152);
+    }
+
+    #[test]
+    fn room_is_what_may_come_and_what_came_is_as_if_it_had_been_there() {
+        type Sizes = [u64; 3];
+        // Boot, plugged and most, in GiB; bytes and room.
+        let cases: [(Sizes, u64, Option<u64>); 4] = [
+            ([1, 0, 8], 1, Some(7)),
+            ([1, 2, 8], 3, Some(7)),
+            ([1, 0, 1], 1, None),
+            ([1, 0, 0], 1, None),
+        ];
+        for ([size, added, max], total, room) in cases {
+            let mut spec = spec();
+            spec.memory.size = ByteSize::from_gib(size);
+            spec.memory.added = ByteSize::from_gib(added);
+            spec.memory.max = ByteSize::from_gib(max);
+            let memory = &vm_config(&spec).memory;
+            assert_eq!(memory.size, total << 30);
+            assert_eq!(memory.hotplug_size, room.map(|room| room << 30));
+        }
+        let mut spec = spec();
+        spec.cpus.added = 3;
+        assert_eq!(json(&spec)["cpus"]["boot_vcpus"], 5);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use vmm::api::{VmBoot, VmCreate};
 use crate::client::{Client, PATIENT};
 use crate::error::Error;
 use crate::life::{self, Life};
-use crate::saved::Staged;
+use crate::saved::{Growth, Staged};
 use crate::{convert, process, terminal, threads};
 
 /// A VM of this process.
@@ -48,8 +48,20 @@ pub(crate) fn restore(spec: &VmSpec, from: &Path) -> Result<CloudMachine, Engine
     start(spec, |client| {
         client
             .restore(staged.folder())
-            .map_err(|error| error.during("restore the VM"))
+            .map_err(|error| error.during("restore the VM"))?;
+        grow(client, staged.growth()).map_err(|error| error.during("make the restored VM larger"))
     })
+}
+
+/// Gives a VM that runs what it has more of than was saved.
+fn grow(client: &Client, growth: &Growth) -> Result<(), Error> {
+    if growth.cpus.is_some() || growth.memory.is_some() {
+        client.plug(growth.cpus, growth.memory)?;
+    }
+    for disk in &growth.disks {
+        client.grow_disk(disk.device.clone(), disk.bytes)?;
+    }
+    Ok(())
 }
 
 /// Starts a VMM, lets `bring_up` make its VM, and watches over that.

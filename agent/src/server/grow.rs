@@ -19,7 +19,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::ioctl::{Setter, opcode};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
-use crate::protocol::Grown;
+use crate::protocol::{Grown, InUse};
 
 const SYS: &str = "/sys";
 
@@ -46,6 +46,7 @@ pub(super) fn grow() -> Grown {
         "online",
         &mut grown.warnings,
     );
+    let in_use = in_use(sys);
     match writable_disk(sys) {
         None => {}
         Some(disk) => match grow_ext4(sys, &disk) {
@@ -55,7 +56,46 @@ pub(super) fn grow() -> Grown {
                 .push(format!("cannot grow the file system of {disk}: {error}")),
         },
     }
+    // Looked at before the file system: what came in between is found by the next request.
+    grown.in_use = Some(in_use);
     grown
+}
+
+fn in_use(sys: &Path) -> InUse {
+    InUse {
+        cpus: count(&read(sys, "devices/system/cpu/online")),
+        memory_bytes: online_bytes(&sys.join("devices/system/memory")),
+        disk_bytes: writable_disk(sys)
+            .and_then(|disk| disk_bytes(sys, &disk).ok())
+            .unwrap_or_default(),
+    }
+}
+
+/// What a file below `folder` says; nothing where there is none.
+fn read(folder: &Path, file: &str) -> String {
+    let text = fs::read_to_string(folder.join(file)).unwrap_or_default();
+    text.trim().to_owned()
+}
+
+/// Numbers in a list of the kernel's, such as `0-3,7`.
+fn count(list: &str) -> u32 {
+    let length = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        last.checked_sub(first)?.checked_add(1)
+    };
+    list.split(',').filter_map(length).sum()
+}
+
+/// Bytes in the blocks of memory that are online.
+fn online_bytes(folder: &Path) -> u64 {
+    let block = u64::from_str_radix(&read(folder, "block_size_bytes"), 16).unwrap_or_default();
+    let is_online = |entry: &fs::DirEntry| read(&entry.path(), "state") == "online";
+    let blocks = fs::read_dir(folder).into_iter().flatten().flatten();
+    let online = blocks.filter(is_online).count();
+    u64::try_from(online)
+        .unwrap_or_default()
+        .saturating_mul(block)
 }
 
 /// Writes `to` into each `<folder>/<prefix><n>/<file>` that holds `from`; returns how many took it.
@@ -99,16 +139,21 @@ fn writable_disk(sys: &Path) -> Option<String> {
     })
 }
 
-/// Grows the mounted ext4 of a disk to the disk's size, and returns its bytes. It never shrinks.
-fn grow_ext4(sys: &Path, disk: &str) -> io::Result<u64> {
+fn disk_bytes(sys: &Path, disk: &str) -> io::Result<u64> {
     let sectors = fs::read_to_string(sys.join("block").join(disk).join("size"))?;
     let sectors: u64 = sectors.trim().parse().map_err(io::Error::other)?;
+    Ok(sectors.saturating_mul(SECTOR))
+}
+
+/// Grows the mounted ext4 of a disk to the disk's size, and returns its bytes. It never shrinks.
+fn grow_ext4(sys: &Path, disk: &str) -> io::Result<u64> {
+    let size = disk_bytes(sys, disk)?;
     let root = open_mounted(&format!("/dev/{disk}"))?;
     let before = rustix::fs::fstatfs(&root)?;
     let block = u64::try_from(before.f_bsize)
         .map_err(io::Error::other)?
         .max(SECTOR);
-    let blocks = sectors.saturating_mul(SECTOR) / block;
+    let blocks = size / block;
     // ext4 counts its own tables out of statfs; asked for the size that it has it does nothing.
     // SAFETY: the opcode is of an ioctl that reads one u64, which the setter gives.
     let resize = unsafe { Setter::<EXT4_IOC_RESIZE_FS, u64>::new(blocks) };
@@ -171,6 +216,39 @@ mod tests {
             "0"
         );
         assert!(!sys.path().join("cpu3/online").exists() && warnings.is_empty());
+    }
+
+    #[test]
+    fn what_is_in_use_is_counted_and_what_is_missing_counts_nothing() {
+        for (list, cpus) in [("0", 1), ("0-3", 4), ("0-1,4,6-7", 5), ("", 0), ("3-1", 0)] {
+            assert_eq!(count(list), cpus, "{list:?}");
+        }
+        let sys = tempfile::tempdir().unwrap();
+        assert_eq!(in_use(sys.path()), InUse::default());
+        let block = |number, state| (format!("devices/system/memory/memory{number}/state"), state);
+        let files = [
+            ("devices/system/cpu/online".to_owned(), "0-2\n"),
+            (
+                "devices/system/memory/block_size_bytes".to_owned(),
+                "8000000\n",
+            ),
+            block(0, "online\n"),
+            block(32, "online\n"),
+            block(33, "offline\n"),
+            ("block/vdb/serial".to_owned(), "cocoon-cow\n"),
+            ("block/vdb/size".to_owned(), "4194304\n"),
+        ];
+        for (file, text) in files {
+            let path = sys.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let expected = InUse {
+            cpus: 3,
+            memory_bytes: 256 << 20,
+            disk_bytes: 2 << 30,
+        };
+        assert_eq!(in_use(sys.path()), expected);
     }
 
     #[test]

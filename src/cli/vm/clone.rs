@@ -4,6 +4,7 @@ use super::super::error::Failure;
 use super::super::output::{self, FormatArgs};
 use super::create;
 use crate::network::NicRecord;
+use crate::ops::grow::Wanted;
 use crate::ops::identity::Introduced;
 use crate::ops::{self, Host};
 use crate::sys::interrupt::Interrupt;
@@ -29,15 +30,18 @@ pub(in crate::cli) struct CloneArgs {
 /// What a VM out of a snapshot may have more of.
 #[derive(Debug, clap::Args)]
 pub(super) struct SizeArgs {
-    /// Boot CPUs, not fewer than the snapshot has [default: as many]
+    /// CPUs, not fewer than the snapshot has [default: unchanged]
     #[arg(long, value_name = "N")]
     cpu: Option<u32>,
-    /// Memory size, not less than the snapshot has [default: as much]
+    /// Memory size, not less than the snapshot has, by whole 128M [default: unchanged]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
-    /// Size of the VM's own disk, not less than the snapshot has [default: as much]
+    /// Size of the VM's own disk, not less than the snapshot has [default: unchanged]
     #[arg(long, value_name = "SIZE")]
     storage: Option<ByteSize>,
+    /// Number of network interfaces, which is that of the snapshot
+    #[arg(long, value_name = "N")]
+    nics: Option<u16>,
 }
 
 impl SizeArgs {
@@ -45,9 +49,12 @@ impl SizeArgs {
         ops::clone::Request {
             snapshot: snapshot.to_owned(),
             name,
-            cpu: self.cpu,
-            memory: self.memory,
-            storage: self.storage,
+            sizes: Wanted {
+                cpu: self.cpu,
+                memory: self.memory,
+                storage: self.storage,
+                nics: self.nics,
+            },
             require_identity: false,
         }
     }
@@ -68,7 +75,10 @@ pub(in crate::cli) fn clone(host: &Host, args: &CloneArgs) -> Result<(), Failure
     ));
     match cloned.introduced {
         Introduced::Done(warnings) => warnings.iter().for_each(output::note),
-        Introduced::NoAgent => tell_how_to_set_it_up(host, id)?,
+        Introduced::NoAgent => {
+            tell_how_to_set_it_up(host, id)?;
+            tell_how_to_grow(cloned.grown);
+        }
     }
     Ok(())
 }
@@ -81,6 +91,23 @@ fn tell_how_to_set_it_up(host: &Host, id: VmId) -> Result<(), Failure> {
     }
     Ok(())
 }
+
+/// Tells what a guest without an agent needs to use what it has more of.
+pub(super) fn tell_how_to_grow(grown: bool) {
+    if grown {
+        output::note("paste this into it, for what it has more of:");
+        output::note(GROW_SCRIPT);
+    }
+}
+
+/// What has a guest use all of its processors, memory and disk, as shell commands; what is in use stays
+/// so. The disk is mounted where the guest does not see it, and resize2fs must.
+const GROW_SCRIPT: &str = r#"
+grep -lx 0 /sys/devices/system/cpu/cpu*/online | while read -r f; do echo 1 >"$f"; done
+grep -lx offline /sys/devices/system/memory/memory*/state | while read -r f; do echo online >"$f"; done
+disk=/dev/$(basename "$(dirname "$(grep -lx cocoon-cow /sys/block/*/serial)")")
+at=$(mktemp -d) && mount "$disk" "$at" && resize2fs "$disk"; umount "$at" && rmdir "$at"
+"#;
 
 /// What gives the guest its own addresses, as shell commands.
 fn setup_script(nics: &[NicRecord]) -> String {

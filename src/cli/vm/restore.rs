@@ -2,7 +2,7 @@
 
 use super::super::error::Failure;
 use super::super::output::{self, FormatArgs};
-use super::clone::SizeArgs;
+use super::clone::{self, SizeArgs};
 use super::create;
 use crate::ops::identity::Introduced;
 use crate::ops::{self, Host};
@@ -26,15 +26,18 @@ pub(in crate::cli) fn restore(host: &Host, args: &RestoreArgs) -> Result<(), Fai
     let interrupt = Interrupt::on_signals().map_err(Failure::Signals)?;
     let id = host.resolve(&args.vm)?;
     let request = args.sizes.request(&args.snapshot, None);
-    let introduced = ops::restore::restore(host, id, &request, &interrupt)?;
+    let restored = ops::restore::restore(host, id, &request, &interrupt)?;
     let name = create::show(host, id, &args.format)?;
     output::note(format_args!(
         "{name} runs as {} has it; its console: cocoon vm console {name}",
         args.snapshot
     ));
-    match introduced {
+    match restored.introduced {
         Introduced::Done(warnings) => warnings.iter().for_each(output::note),
-        Introduced::NoAgent => output::note("its guest has no agent: its clock is late"),
+        Introduced::NoAgent => {
+            output::note("its guest has no agent: its clock is late");
+            clone::tell_how_to_grow(restored.grown);
+        }
     }
     Ok(())
 }

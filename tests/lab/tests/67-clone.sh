@@ -19,7 +19,18 @@ addresses_of() {
     vm_field "$1" '[.network_configs[] | .mac, .network.ip] | join(" ")'
 }
 
-lab_clones_go_on_where_the_snapshot_stood_and_restore_takes_back() { # 500 s
+# has VM CPUS KB KB checks how many processors a guest has, and that it has at least so much memory and
+# disk for its root.
+has() {
+    assert_eq "$(says "$1" nproc)" "$2" "processors of $1"
+    local memory disk
+    memory=$(says "$1" "awk '/^MemTotal/ {print \$2}' /proc/meminfo")
+    [ "$memory" -ge "$3" ] || fail "$1 has $memory kB of memory, not $3"
+    disk=$(says "$1" "df -k / | awk 'END {print \$2}'")
+    [ "$disk" -ge "$4" ] || fail "the root of $1 has $disk kB, not $4"
+}
+
+lab_clones_go_on_where_the_snapshot_stood_and_restore_takes_back() { # 700 s
     run_tiny source
     in_guest source "echo before >/etc/word; $COUNTER"
     local own saved vm first mac address late
@@ -55,17 +66,44 @@ lab_clones_go_on_where_the_snapshot_stood_and_restore_takes_back() { # 500 s
     ping -c 1 -W 20 "${own#* }"
 
     refused "no snapshot of VM one" cocoon vm restore one moment
+    refused "at least what was saved, 1, not 0" cocoon vm clone --cpu 0 moment
     refused "at least what was saved" cocoon vm clone --memory 64M moment
-    assert_eq "$(cocoon vm list -o json | jq length)" 3 "VMs after a refused clone"
+    refused "at least what was saved" cocoon vm clone --storage 512M moment
+    refused "a multiple of 128MiB more" cocoon vm clone --memory 300M moment
+    refused "room for at most" cocoon vm clone --cpu 200 moment
+    refused "room for at most" cocoon vm clone --memory 64T moment
+    refused "cannot have 2" cocoon vm clone --nics 2 moment
+    refused "cannot have 0" cocoon vm restore --nics 0 source moment
+    assert_eq "$(cocoon vm list -o json | jq length)" 3 "VMs after refused clones"
 
-    # Its files, its memory, its addresses.
-    cocoon vm restore source moment >/dev/null
+    # Larger than what was saved; and so is what is saved of that.
+    cocoon vm clone --name large --nics 1 --cpu 4 --memory 1G --storage 2G moment
+    has large 4 900000 1900000
+    assert_eq "$(says large 'cat /etc/word')" before "a file of the larger clone"
+    assert_eq "$(vm_field large '.config | [.cpu, .memory, .storage] | join(" ")')" "4 1073741824 2147483648" "sizes of the larger clone"
+    at_exit 'cocoon snapshot rm larger'
+    cocoon snapshot save --name larger large >/dev/null
+    refused "at least what was saved, 4" cocoon vm clone --cpu 1 larger
+    cocoon vm clone --name larger larger
+    has larger 4 900000 1900000
+    cocoon vm rm --force larger
+    cocoon vm stop --force large
+    cocoon vm start large
+    cocoon vm exec --wait "$TINY_BOOT_SECONDS" large -- true
+    has large 4 900000 1900000
+    cocoon vm rm --force large
+    cocoon snapshot rm larger
+
+    # Its files, its memory, its addresses; and a processor and a gigabyte more, which it then keeps.
+    cocoon vm restore --cpu 2 --storage 2G source moment >/dev/null
+    has source 2 150000 1900000
     assert_eq "$(says source 'cat /etc/word')" before "a file after the restore"
     assert_eq "$(addresses_of source)" "$own" "MAC and address after the restore"
     ping -c 1 -W 20 "${own#* }"
     cocoon vm stop --force source
     cocoon vm restore source moment >/dev/null
-    assert_eq "$(vm_field source .state)" running "state of a restored VM that was stopped"
+    assert_eq "$(vm_field source '.state + " " + (.config.cpu | tostring)')" "running 2" "a restored VM that was stopped"
+    has source 2 150000 1900000
     first=$(count_of source)
 
     # Whoever lives on a snapshot keeps what he needs of it.
