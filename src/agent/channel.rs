@@ -21,8 +21,9 @@ use rustix::io::Errno;
 #[error("interrupted")]
 pub(super) struct Stopped;
 
-/// A guest's answers are short; but it may have one busy processor on a busy host.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A guest's answers are short; but it may have one busy processor on a busy host, and new keys for sshd
+/// to make before it answers.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// `OK 4294967295\n`
 const OK_MAX: usize = 14;

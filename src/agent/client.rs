@@ -24,8 +24,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// How long one try may take. A guest whose driver is not up yet says nothing, and may lose the try.
 const TRY: Duration = Duration::from_secs(2);
 
-/// How long the short calls may take altogether; keys for sshd take an emulated guest some seconds.
-const CALL: Duration = Duration::from_secs(60);
+/// How long the short calls may take altogether; keys for sshd take an emulated guest some seconds, beside
+/// many clones of it some times that.
+const CALL: Duration = Duration::from_secs(180);
 
 /// Warnings of one answer that anybody would read.
 const WARNINGS_MAX: usize = 16;

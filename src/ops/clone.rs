@@ -287,7 +287,8 @@ fn settle(
 ) -> Result<Introduced, Error> {
     let nics = source.manifest.spec.nics.iter();
     let saved: Vec<_> = nics.map(|nic| nic.mac).collect();
-    let introduced = identity::introduce(host, vm, network, &saved, interrupt)?;
+    let answered = source.manifest.agent;
+    let introduced = identity::introduce(host, vm, network, &saved, answered, interrupt)?;
     if require_identity && introduced == Introduced::NoAgent {
         return Err(Error::NoIdentity(vm.name.clone()));
     }

@@ -18,11 +18,20 @@ use crate::agent::{Agent, AgentError};
 use crate::network::{NetworkRecord, NicRecord};
 use crate::sys::interrupt::Interrupt;
 use crate::units::Mac;
+use crate::vm::{VmRecord, VmState};
 
-/// How long a guest may take to say anything: its memory comes in while it runs, on a busy host slowly.
-const GRACE: Duration = Duration::from_secs(20);
+/// How long the guest of a VM may take to answer that is about to be saved. It runs; only one whose driver
+/// is not there says nothing.
+const AT_SAVE: Duration = Duration::from_secs(3);
 
-/// How long the agent may take for all of it: keys for sshd need seconds in a slow guest.
+/// How long a guest may take to say anything that had an agent when it was saved: it has it still, but its
+/// memory comes in while it runs, on a busy host and beside many clones slowly.
+const HAD_ONE: Duration = Duration::from_secs(120);
+
+/// The same of a guest that was paused when it was saved, so that nobody could ask.
+const UNKNOWN: Duration = Duration::from_secs(20);
+
+/// How long the agent may take to be reached again, which has just answered.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Bytes for the guest's random generator: twice what its pool takes.
@@ -37,7 +46,30 @@ pub enum Introduced {
     NoAgent,
 }
 
-/// Tells the guest of a clone who it is. `saved` are the MACs by which it knows its NICs.
+/// Whether an agent answers in a VM that is about to be saved, as far as one can know.
+pub(super) fn answers(host: &Host, vm: &VmRecord, interrupt: &Interrupt) -> Option<bool> {
+    if vm.state != VmState::Running {
+        return None;
+    }
+    let agent = Agent::new(&host.layout.vm(vm.id).vsock_socket(), interrupt.as_fd());
+    match agent.hello(AT_SAVE) {
+        Ok(_) => Some(true),
+        Err(AgentError::NotThere { .. }) => Some(false),
+        Err(_) => None,
+    }
+}
+
+/// How long to wait for the agent of a guest in which one answered when it was saved, or not.
+fn grace(answered: Option<bool>) -> Duration {
+    match answered {
+        Some(true) => HAD_ONE,
+        Some(false) => Duration::ZERO,
+        None => UNKNOWN,
+    }
+}
+
+/// Tells the guest of a clone who it is. `saved` are the MACs by which it knows its NICs; `answered` says
+/// whether it had an agent when it was saved.
 ///
 /// # Errors
 /// The agent is there, and could not do it.
@@ -46,6 +78,7 @@ pub(super) fn introduce(
     vm: &specify::Of<'_>,
     network: Option<&NetworkRecord>,
     saved: &[Mac],
+    answered: Option<bool>,
     interrupt: &Interrupt,
 ) -> Result<Introduced, Error> {
     let nics = network
@@ -63,7 +96,7 @@ pub(super) fn introduce(
         ssh_host_keys: true,
         ..Identity::default()
     };
-    tell(host, vm, identity, interrupt)
+    tell(host, vm, (identity, answered), interrupt)
 }
 
 /// Tells the guest of a restored VM what time it is, and gives it other random numbers than it had.
@@ -73,20 +106,21 @@ pub(super) fn introduce(
 pub(super) fn refresh(
     host: &Host,
     vm: &specify::Of<'_>,
+    answered: Option<bool>,
     interrupt: &Interrupt,
 ) -> Result<Introduced, Error> {
-    tell(host, vm, Identity::default(), interrupt)
+    tell(host, vm, (Identity::default(), answered), interrupt)
 }
 
 fn tell(
     host: &Host,
     vm: &specify::Of<'_>,
-    identity: Identity,
+    (identity, answered): (Identity, Option<bool>),
     interrupt: &Interrupt,
 ) -> Result<Introduced, Error> {
     let agent = Agent::new(&host.layout.vm(vm.id).vsock_socket(), interrupt.as_fd());
     let failed = |error| exec::failed(vm.name.clone(), error);
-    if !is_there(&agent).map_err(failed)? {
+    if !is_there(&agent, grace(answered)).map_err(failed)? {
         return Ok(Introduced::NoAgent);
     }
     // Only now: the guest may have taken its time to answer.
@@ -97,8 +131,8 @@ fn tell(
 
 /// Whether a guest that ran when it was saved has an agent. One without says so at once; only one that
 /// is silent is waited for.
-fn is_there(agent: &Agent<'_>) -> Result<bool, AgentError> {
-    let deadline = Instant::now() + GRACE;
+fn is_there(agent: &Agent<'_>, grace: Duration) -> Result<bool, AgentError> {
+    let deadline = Instant::now() + grace;
     loop {
         match agent.hello(Duration::ZERO) {
             Ok(_) => return Ok(true),

@@ -94,7 +94,7 @@ pub fn restore(
         records::set_config(tx, &lock, &config, Timestamp::now())
     })?;
     Ok(Restored {
-        introduced: settle(host, &of, &saved, interrupt)?,
+        introduced: settle(host, &of, &source, interrupt)?,
         grown: saved.grows_to(sizes),
     })
 }
@@ -103,11 +103,12 @@ pub fn restore(
 fn settle(
     host: &Host,
     vm: &specify::Of<'_>,
-    saved: &Saved,
+    source: &Source,
     interrupt: &Interrupt,
 ) -> Result<Introduced, Error> {
-    identity::refresh(host, vm, interrupt)
-        .and_then(|introduced| grow::take_into_use(host, vm, saved, introduced, interrupt))
+    let saved = Saved::of(&source.manifest);
+    identity::refresh(host, vm, source.manifest.agent, interrupt)
+        .and_then(|introduced| grow::take_into_use(host, vm, &saved, introduced, interrupt))
         .or_else(|error| match error {
             Error::Agent { .. } => Ok(Introduced::Done(vec![error::chain(&error)])),
             error => Err(error),

@@ -12,7 +12,7 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::staging::{Staging, unless_interrupted};
-use super::{Error, Host, list, require_root, vm_process};
+use super::{Error, Host, identity, list, require_root, vm_process};
 use crate::snapshot::manifest::{self, Manifest, SavedDisk};
 use crate::snapshot::records::Reservation;
 use crate::store::layout::SnapshotFolder;
@@ -52,7 +52,8 @@ pub fn save(
         return Err(Error::NotRunning(vm.name));
     }
     let spec = vm_process::read_spec(&host.layout.vm(vm.id).spec())?;
-    let manifest = begin_manifest(host, request, vm, spec)?;
+    let agent = identity::answers(host, &vm, interrupt);
+    let manifest = begin_manifest(host, request, (vm, spec, agent))?;
     let staging = Staging::begin(
         host,
         &Reservation {
@@ -77,8 +78,7 @@ pub fn save(
 fn begin_manifest(
     host: &Host,
     request: &Request,
-    vm: VmRecord,
-    spec: VmSpec,
+    (vm, spec, agent): (VmRecord, VmSpec, Option<bool>),
 ) -> Result<Manifest, Error> {
     let cpu = HostCpu::of_this_host().map_err(|source| Error::File {
         action: "read",
@@ -102,6 +102,7 @@ fn begin_manifest(
         engine: spec.engine,
         engine_version: host.engine(Some(spec.engine))?.version(),
         cpu,
+        agent,
         config: vm.config,
         disks: writable.map(saved_disk).collect(),
         files: Vec::new(),

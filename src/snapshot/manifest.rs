@@ -64,6 +64,9 @@ pub struct Manifest {
     pub engine_version: String,
     /// The processor on which the guest ran.
     pub cpu: HostCpu,
+    /// Whether an agent answered in the guest right before; of a paused guest nobody knows.
+    #[serde(default)]
+    pub agent: Option<bool>,
     /// The VM's configuration: image, layers, sizes.
     pub config: VmConfig,
     /// What the VM process was running: processors, disks, NICs, sockets.

@@ -107,6 +107,7 @@ pub(crate) fn snapshot(dir: &Path) -> (SnapshotFolder, Manifest) {
         engine: EngineName::Micro,
         engine_version: "0.1.0".into(),
         cpu: HostCpu::of_this_host().unwrap(),
+        agent: None,
         config: config(),
         spec: spec(),
         disks: vec![SavedDisk {
