@@ -9,6 +9,7 @@ pub mod hugepages;
 pub mod interrupt;
 pub mod kvm;
 pub mod netns;
+pub mod parent;
 pub mod pidfd;
 pub mod reflink;
 pub mod seccomp;
