@@ -35,6 +35,8 @@
 //! - **Liveness is a lock.** A VM runs exactly while its process holds `alive.lock`; no pid in a file
 //!   is ever believed.
 //! - **One writer of a VM.** Whoever changes a VM holds its operation lock, as a value.
+//! - **Killed anywhere.** Each step of a verb has a name (`sys::failpoint`), and a test that ends the program
+//!   there by `kill -9` (`tests/cli/killed.rs`): nothing is lost, `gc` leaves nothing, the verb then succeeds.
 //! - **The library returns, the CLI speaks.** Only `cli` prints, exits, reads argv and environment.
 //!
 //! ## Where to start

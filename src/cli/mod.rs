@@ -8,6 +8,8 @@
 //! ```
 
 mod error;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod gc;
 mod global;
 mod hint;
@@ -61,6 +63,8 @@ enum Command {
 /// Runs the command that argv asks for, with the engines that this build links.
 pub fn main(engines: &[&'static dyn Engine]) -> ExitCode {
     let cli = Cli::parse();
+    #[cfg(feature = "failpoints")]
+    failpoints::arm(&cli.command);
     if let Command::Vmm(args) = cli.command {
         return vmm::run(&args, engines);
     }

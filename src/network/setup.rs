@@ -17,7 +17,7 @@ use super::plan::{Address, NetworkRecord, NicRecord, ifname, tap_name};
 use super::redirect;
 use super::result::AddResult;
 use super::teardown::{STORED, take_down};
-use crate::sys::netns;
+use crate::sys::{failpoint, netns};
 
 /// Stores a record; called after each NIC's ADD.
 pub type Save<'a> = &'a mut dyn FnMut(&NetworkRecord) -> Result<(), BoxError>;
@@ -95,6 +95,7 @@ fn build(
     clear(plugins, planned, wanted).map_err(|e| failed(e, Vec::new()))?;
 
     netns::create(&planned.netns).map_err(|e| failed(e.into(), Vec::new()))?;
+    failpoint::reach("network: namespace made");
     let mut record = NetworkRecord {
         nics: Vec::new(),
         ..planned.clone()
@@ -158,6 +159,7 @@ fn add_nic(
         ifname: &ifname,
     };
     plugins.add(list, attachment, wanted, added)?;
+    failpoint::reach("network: NIC added");
     let address = added.as_ref().and_then(|result| result.address);
     if let Some(wanted) = wanted {
         same_address(&ifname, wanted.address, address)?;
@@ -200,6 +202,7 @@ fn same_address(
 fn join_last(record: &NetworkRecord) -> Result<(), NetworkError> {
     if let Some(nic) = record.nics.last() {
         redirect::join(&record.netns, nic)?;
+        failpoint::reach("network: NIC joined");
     }
     Ok(())
 }
@@ -208,5 +211,7 @@ fn save_nic(record: &NetworkRecord, index: u16, save: Save<'_>) -> Result<(), Ne
     save(record).map_err(|source| NetworkError::Save {
         ifname: ifname(index),
         source,
-    })
+    })?;
+    failpoint::reach("network: NIC recorded");
+    Ok(())
 }

@@ -22,7 +22,7 @@ use super::error::{NetworkError, TeardownError};
 use super::plan::{NetworkRecord, ifname};
 use super::redirect;
 use super::result::{self, AddResult};
-use crate::sys::netns;
+use crate::sys::{failpoint, netns};
 
 /// What errors call the configuration list of a record.
 pub(super) const STORED: &str = "the stored CNI configuration";
@@ -56,6 +56,7 @@ pub(super) fn take_down(
         Err(error) => errors.push(error.into()),
     }
     errors.extend(netns::delete(&record.netns).err().map(NetworkError::from));
+    failpoint::reach("network: namespace gone");
     errors
 }
 
@@ -97,6 +98,7 @@ fn delete_nics(
         if !plugins.del(list, from, result.as_ref()).is_empty() {
             again.push((index, result));
         }
+        failpoint::reach("network: NIC deleted");
     }
     for (index, result) in again {
         let from = Attachment {

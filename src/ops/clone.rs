@@ -6,11 +6,11 @@
 //!                     network: open ◀── identity ◀── restore ◀───┘
 //! ```
 //!
-//! Invariants: a clone runs, or there is none; and while its guest does not know yet who it is, its
-//! network is closed. Where there is no agent to be told, nobody can know: see [`Cloned::introduced`].
+//! Invariants: a clone runs, or there is none: until its network is open its row says `creating`, though
+//! its process runs, so `gc` ends what a killed clone leaves. While its guest does not know yet who it is,
+//! its network is closed. Where there is no agent to be told, nobody can know: see [`Cloned::introduced`].
 
 use jiff::Timestamp;
-use rusqlite::Transaction;
 
 use super::create::{self, Reserved};
 use super::grow::{self, Saved, Sizes, Wanted};
@@ -26,11 +26,11 @@ use crate::store::layout::SnapshotFolder;
 use crate::store::lock::{ReferencesLock, SnapshotUse, VmLock};
 use crate::sys::cpu::HostCpu;
 use crate::sys::interrupt::Interrupt;
-use crate::sys::{kvm, reflink};
+use crate::sys::{failpoint, kvm, reflink};
 use crate::units::{ByteSize, VmId, VmName};
+use crate::vm::cmdline;
 use crate::vm::records::{self, VmConfig};
 use crate::vm::spec::VmSpec;
-use crate::vm::{VmState, cmdline};
 
 /// What the user asks for.
 #[derive(Clone, Debug, Default)]
@@ -195,7 +195,8 @@ pub fn clone(host: &Host, request: &Request, interrupt: &Interrupt) -> Result<Cl
     };
     let mut undo = Undo::default();
     let new = (&reserved, &name, request.require_identity);
-    match bring_to_life(host, &source, new, &mut undo, interrupt) {
+    let made = bring_to_life(host, &source, new, &mut undo, interrupt);
+    match made.and_then(|introduced| complete(host, &reserved.lock).map(|()| introduced)) {
         Ok(introduced) => {
             undo.commit();
             Ok(Cloned {
@@ -214,6 +215,7 @@ pub fn clone(host: &Host, request: &Request, interrupt: &Interrupt) -> Result<Cl
 
 fn reserve(host: &Host, request: &Request, config: &VmConfig) -> Result<(VmLock, VmName), Error> {
     let lock = VmLock::wait(&host.layout, VmId::random().map_err(Error::Random)?)?;
+    failpoint::reach("clone: VM's lock made");
     let default = || VmName::from_text(&format!("cocoon-clone-{}", lock.id()), 0);
     let name = request.name.clone().unwrap_or_else(default);
     let reserved = host.database()?.write(Durability::Full, |tx| {
@@ -235,6 +237,15 @@ fn reserve(host: &Host, request: &Request, config: &VmConfig) -> Result<(VmLock,
     }
 }
 
+/// The clone is a VM as any.
+fn complete(host: &Host, lock: &VmLock) -> Result<(), Error> {
+    host.database()?.write(Durability::Full, |tx| {
+        records::complete(tx, lock, Timestamp::now())
+    })?;
+    failpoint::reach("clone: VM complete");
+    Ok(())
+}
+
 fn bring_to_life<'a>(
     host: &'a Host,
     source: &Source,
@@ -248,11 +259,15 @@ fn bring_to_life<'a>(
         let layout = layout.clone();
         move || Ok(layout.remove()?)
     });
+    failpoint::reach("clone: VM reserved");
     layout.prepare()?;
+    failpoint::reach("clone: folders made");
     source.copy_disk(&layout.cow_disk(), vm.config.storage, interrupt)?;
+    failpoint::reach("clone: disk copied");
     let network = create::make_network(host, vm, undo)?;
     if let Some(network) = &network {
         network::quiesce(network)?;
+        failpoint::reach("clone: network closed");
     }
     let of = specify::Of {
         id,
@@ -261,10 +276,6 @@ fn bring_to_life<'a>(
     };
     let spec = source.specify(host, &of, network.as_ref());
     host.engine(Some(vm.config.engine))?.check(&spec)?;
-    let created = |tx: &Transaction<'_>| {
-        records::set_state(tx, &vm.lock, VmState::Created, None, Timestamp::now())
-    };
-    host.database()?.write(Durability::Full, created)?;
     start::launch(host, &vm.lock, &spec, interrupt)?;
     undo.push(move || {
         let never = Interrupt::never().map_err(Error::Wait)?;
@@ -292,8 +303,10 @@ fn settle(
     if require_identity && introduced == Introduced::NoAgent {
         return Err(Error::NoIdentity(vm.name.clone()));
     }
+    failpoint::reach("clone: identity told");
     if let Some(network) = network {
         network::wake(network)?;
+        failpoint::reach("clone: network open");
     }
     let saved = Saved::of(&source.manifest);
     grow::take_into_use(host, vm, &saved, introduced, interrupt)

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::vm_process::chain;
 use crate::store::DatabaseError;
+use crate::sys::failpoint;
 use crate::sys::flock::FileLock;
 use crate::sys::reflink::{self, Way};
 use crate::vmm::Machine;
@@ -157,6 +158,7 @@ impl Control {
             path: save.lock.clone(),
             source,
         })?;
+        failpoint::reach("VM process: snapshot in use");
         // Its command may have died while this waited for the lock.
         self.check_wanted(is_gone)?;
         let begun = Instant::now();
@@ -165,7 +167,9 @@ impl Control {
         } else {
             Some(Halted::begin(&*self.machine)?)
         };
+        failpoint::reach("VM process: guest halted");
         self.machine.save(&save.into)?;
+        failpoint::reach("VM process: memory saved");
         let memory = begun.elapsed();
         let disks = self.copy_disks(&save.disks, is_gone)?;
         let all = begun.elapsed();
@@ -173,6 +177,7 @@ impl Control {
         if let Some(halted) = halted {
             halted.end()?;
         }
+        failpoint::reach("VM process: guest goes on");
         Ok(Saved {
             halted_us: was_running.then(|| microseconds(begun.elapsed())),
             memory_us: microseconds(memory),
@@ -198,6 +203,7 @@ impl Control {
                     source,
                 })
             })?;
+            failpoint::reach("VM process: disk copied");
             slowest = slowest.max(Some(way));
         }
         self.check_wanted(is_gone)?;

@@ -16,6 +16,7 @@ use crate::image::reference::Reference;
 use crate::network::{self, Conflist, NetworkError, NetworkRecord};
 use crate::store::Durability;
 use crate::store::lock::{ReferencesLock, VmLock};
+use crate::sys::failpoint;
 use crate::sys::interrupt::Interrupt;
 use crate::units::{ByteSize, EngineName, VmId, VmName};
 use crate::vm::records::{self, Hugepages, VmConfig};
@@ -154,6 +155,7 @@ fn check_numbers(request: &Request) -> Result<(), Error> {
 
 fn reserve(host: &Host, plan: Plan) -> Result<Reserved, Error> {
     let lock = VmLock::wait(&host.layout, VmId::random().map_err(Error::Random)?)?;
+    failpoint::reach("create: VM's lock made");
     let now = Timestamp::now();
     let reserved = host.database()?.write(Durability::Full, |tx| {
         let config = resolve_config(host, tx, &plan)?;
@@ -262,17 +264,21 @@ fn prepare<'a>(
         let layout = layout.clone();
         move || Ok(layout.remove()?)
     });
+    failpoint::reach("create: VM reserved");
     layout.prepare()?;
+    failpoint::reach("create: folders made");
     disk::make(&layout.cow_disk(), vm.config.storage)?;
+    failpoint::reach("create: disk made");
     make_network(host, vm, undo)?;
     check_engine(host, vm)?;
     if interrupt.is_raised() {
         return Err(Error::Interrupted);
     }
-    let created = |tx: &Transaction<'_>| {
-        records::set_state(tx, &vm.lock, VmState::Created, None, Timestamp::now())
-    };
-    Ok(host.database()?.write(Durability::Full, created)?)
+    let created =
+        |tx: &Transaction<'_>| records::set_state(tx, &vm.lock, VmState::Created, Timestamp::now());
+    host.database()?.write(Durability::Full, created)?;
+    failpoint::reach("create: VM complete");
+    Ok(())
 }
 
 /// Refuses what the engine cannot do, now that all is known of the VM, its network too.
@@ -304,6 +310,7 @@ pub(super) fn make_network<'a>(
     };
     let planned = network::plan(id, conflist, vm.config.nics, vm.queue_pairs);
     save(&planned)?;
+    failpoint::reach("network: plan recorded");
     undo.push(move || remove::take_down_network(host, id));
     let made = network::setup(&host.plugins(), &planned, &mut |record| Ok(save(record)?))?;
     Ok(Some(made))

@@ -11,7 +11,7 @@ use crate::snapshot::{Manifest, archive};
 use crate::store::atomic::TEMP_PREFIX;
 use crate::store::layout::SnapshotFolder;
 use crate::sys::interrupt::Interrupt;
-use crate::sys::reflink;
+use crate::sys::{failpoint, reflink};
 use crate::units::SnapshotId;
 
 /// Where a snapshot goes.
@@ -92,11 +92,14 @@ fn write_file(
         .prefix(TEMP_PREFIX)
         .tempfile_in(parent.unwrap_or(Path::new(".")))
         .map_err(failed("write", path))?;
+    failpoint::reach("export: file made");
     archive::write(folder, manifest, BufWriter::new(temp.as_file_mut()), go_on)?;
     temp.as_file().sync_all().map_err(failed("sync", path))?;
+    failpoint::reach("export: archive whole");
     temp.persist(path)
-        .map(drop)
-        .map_err(|error| failed("write", path)(error.error))
+        .map_err(|error| failed("write", path)(error.error))?;
+    failpoint::reach("export: archive in place");
+    Ok(())
 }
 
 fn write_folder(
@@ -136,6 +139,7 @@ pub(super) fn copy_files(
     for file in &manifest.files {
         let place = file.place(to);
         reflink::copy(&file.place(from), &place, go_on).map_err(failed("copy", &place))?;
+        failpoint::reach("snapshot: file copied");
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! VM rows in `creating`, `removing`, lock free   ─▶ network, folders, row, lock file
 //! VM rows in `running`, process dead             ─▶ recorded as stopped
 //! snapshot rows in `saving`, `removing`, lock free ─▶ folders, row, lock file
+//! restores and writes that were cut off          ─▶ see `leftover`
 //! folders and lock files without a row           ─▶ removed
 //! blobs, boot files that nothing refers to       ─▶ removed
 //! staging                                        ─▶ emptied
@@ -16,11 +17,12 @@
 use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::stop::{self, Manner};
-use super::{Error, Host, list, remove, require_root, snapshots};
+use super::{Error, Host, leftover, list, remove, require_root, snapshots};
 use crate::image::records as images;
 use crate::snapshot::records as snapshot_records;
 use crate::snapshot::{SnapshotRecord, SnapshotState};
@@ -32,6 +34,10 @@ use crate::sys::interrupt::Interrupt;
 use crate::units::{Digest, SnapshotId, VmId};
 use crate::vm::VmState;
 use crate::vm::records;
+
+/// How long a VM process may take to notice that the command of a save has died: it looks up when it
+/// has written the guest's memory, and every 16 MiB of a disk.
+const GIVES_UP: Duration = Duration::from_secs(10);
 
 /// Something that gc removes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -62,7 +68,7 @@ pub enum Kind {
     Blob,
     /// The boot files of a layer.
     BootFiles,
-    /// An unfinished download.
+    /// An unfinished download, or what a killed command left in a VM's folder.
     Staged,
 }
 
@@ -85,6 +91,7 @@ pub fn collect(host: &Host, dry_run: bool) -> Result<Collected, Error> {
     let _references = ReferencesLock::exclude(&host.layout)?.ok_or(Error::Busy)?;
     let mut collected = Collected::default();
     collect_vms(host, dry_run, &mut collected)?;
+    collect_leftovers(host, dry_run, &mut collected)?;
     collect_snapshots(host, dry_run, &mut collected)?;
     collect_files(host, dry_run, &mut collected)?;
     Ok(collected)
@@ -125,12 +132,42 @@ fn finish_vm(host: &Host, lock: VmLock) -> Result<(), Error> {
     remove::finish(host, lock)
 }
 
+fn collect_leftovers(host: &Host, dry_run: bool, collected: &mut Collected) -> Result<(), Error> {
+    for vm in host.database()?.read(records::list)? {
+        // The first look spares the locks of VMs on which no command was at work.
+        if !leftover::may_be(host, vm.id)? && !list::is_undecided(host, vm.id)? {
+            continue;
+        }
+        let Some(lock) = VmLock::take(&host.layout, vm.id)? else {
+            continue;
+        };
+        list::get_locked(host, &lock)?;
+        let left = leftover::find(host, &lock)?;
+        collected.items.extend(left.iter().map(|path| Item {
+            kind: Kind::Staged,
+            name: path.display().to_string(),
+            bytes: bytes_in(path),
+        }));
+        if !dry_run {
+            collected
+                .failures
+                .extend(leftover::put_away(host, &lock).err());
+        }
+    }
+    Ok(())
+}
+
 fn collect_snapshots(host: &Host, dry_run: bool, collected: &mut Collected) -> Result<(), Error> {
     let mut cut_off = host.database()?.read(snapshot_records::list)?;
     cut_off.retain(|snapshot| snapshot.state != SnapshotState::Ready);
-    for SnapshotRecord { id, .. } in cut_off {
-        // Whoever holds the lock is still at it: a command, or the VM process after its death.
-        let Some(lock) = SnapshotLock::take(&host.layout, id)? else {
+    for SnapshotRecord { id, state, .. } in cut_off {
+        // No command makes one now; the VM process that a killed one has asked gives it up by itself.
+        let patience = match state {
+            SnapshotState::Saving if !dry_run => GIVES_UP,
+            _ => Duration::ZERO,
+        };
+        // Whoever holds the lock then is still at it.
+        let Some(lock) = SnapshotLock::take_within(&host.layout, id, patience)? else {
             continue;
         };
         let layout = host.layout.snapshot(id);
@@ -213,12 +250,12 @@ fn collect_files(host: &Host, dry_run: bool, collected: &mut Collected) -> Resul
     Ok(())
 }
 
-fn name_of(path: &Path) -> Option<&str> {
+pub(super) fn name_of(path: &Path) -> Option<&str> {
     path.file_name()?.to_str()
 }
 
 /// What a folder holds, sorted; nothing for a folder that does not exist.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let failed = |source| Error::File {
         action: "list",
         path: folder.to_owned(),
@@ -236,7 +273,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(paths)
 }
 
-fn remove_path(path: &Path) -> Result<(), Error> {
+pub(super) fn remove_path(path: &Path) -> Result<(), Error> {
     let is_folder = path.symlink_metadata().is_ok_and(|file| file.is_dir());
     let removed = if is_folder {
         std::fs::remove_dir_all(path)

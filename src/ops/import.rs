@@ -14,6 +14,7 @@ use crate::snapshot::manifest::Depth;
 use crate::snapshot::records::Reservation;
 use crate::snapshot::{Manifest, archive};
 use crate::store::layout::SnapshotFolder;
+use crate::sys::failpoint;
 use crate::sys::interrupt::Interrupt;
 use crate::units::{SnapshotId, SnapshotName};
 
@@ -98,6 +99,7 @@ fn fill<'a>(
     };
     if let Some(staging) = staging {
         manifest.check(staging.folder(), Depth::Full, &go_on)?;
+        failpoint::reach("import: files checked");
         manifest.id = staging.id();
     }
     manifest.name = name(request, &manifest);

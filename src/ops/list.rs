@@ -1,12 +1,15 @@
 //! `vm list`: records, and what is true of them at this moment.
 
 use std::net::Ipv4Addr;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
 use super::{Error, Host};
 use crate::network::{self, NetworkRecord};
 use crate::store::Durability;
+use crate::store::lock::VmLock;
 use crate::sys::flock::FileLock;
 use crate::units::VmId;
 use crate::vm::VmState;
@@ -14,6 +17,13 @@ use crate::vm::records::{self, VmRecord};
 
 /// The reason recorded for a VM whose process died without a word.
 const DIED: &str = "the VM process died";
+
+/// How long the process of a killed command may take to end with it, or to say that its VM runs: some
+/// milliseconds, or a busy host's seconds.
+const UNDECIDED: Duration = Duration::from_secs(5);
+
+/// Between two looks at such a process, of which nobody hears.
+const MOMENT: Duration = Duration::from_millis(5);
 
 /// A VM with its network, and the state that its record and its lock tell together.
 #[derive(Clone, Debug)]
@@ -65,6 +75,39 @@ pub fn get(host: &Host, id: VmId) -> Result<Observed, Error> {
         record: observe(host, record)?,
         network,
     })
+}
+
+/// One VM, for a verb that may change it. If a killed command has left a VM process of which nobody knows
+/// yet whether it lives on, waits until that is known.
+///
+/// # Errors
+/// As [`get`].
+pub(super) fn get_locked(host: &Host, lock: &VmLock) -> Result<Observed, Error> {
+    let deadline = Instant::now() + UNDECIDED;
+    while is_undecided(host, lock.id())? && Instant::now() < deadline {
+        thread::sleep(MOMENT);
+    }
+    get(host, lock.id())
+}
+
+/// Whether a VM has a process that has not said yet that it runs. Unless its command is still there, it
+/// soon says so or ends.
+///
+/// # Errors
+/// The database failed, or the VM's lock cannot be looked at.
+pub(super) fn is_undecided(host: &Host, id: VmId) -> Result<bool, Error> {
+    if !is_alive(host, id)? {
+        return Ok(false);
+    }
+    let record = host.database()?.read(|tx| records::get(tx, id))?;
+    let says_so = |record: records::VmRecord| match record.state {
+        VmState::Created | VmState::Stopped | VmState::Error => false,
+        // Until then its own disk is not what it runs on.
+        VmState::Running | VmState::Paused => !host.layout.vm(id).disk_before().exists(),
+        // Whatever its process does, a VM is no more than that.
+        VmState::Creating | VmState::Removing => true,
+    };
+    Ok(record.is_some_and(|record| !says_so(record)))
 }
 
 /// Whether the process of a VM lives.

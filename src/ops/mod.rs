@@ -20,6 +20,7 @@ pub mod identity;
 pub mod images;
 pub mod import;
 pub mod inspect;
+mod leftover;
 pub mod list;
 pub mod logs;
 pub mod pause;

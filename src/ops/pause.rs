@@ -24,8 +24,8 @@ pub fn resume(host: &Host, id: VmId) -> Result<(), Error> {
 
 fn ask(host: &Host, id: VmId, request: Request) -> Result<(), Error> {
     require_root()?;
-    let _lock = VmLock::wait(&host.layout, id)?;
-    let vm = list::get(host, id)?.record;
+    let lock = VmLock::wait(&host.layout, id)?;
+    let vm = list::get_locked(host, &lock)?.record;
     if !vm.state.is_alive() {
         return Err(Error::NotRunning(vm.name));
     }

@@ -7,6 +7,7 @@ use super::{Error, Host, list, require_root};
 use crate::network;
 use crate::store::Durability;
 use crate::store::lock::VmLock;
+use crate::sys::failpoint;
 use crate::sys::interrupt::Interrupt;
 use crate::units::VmId;
 use crate::vm::VmState;
@@ -20,7 +21,7 @@ use crate::vm::records;
 pub fn remove(host: &Host, id: VmId, force: bool, interrupt: &Interrupt) -> Result<(), Error> {
     require_root()?;
     let lock = VmLock::wait(&host.layout, id)?;
-    let vm = list::get(host, id)?;
+    let vm = list::get_locked(host, &lock)?;
     if list::is_alive(host, id)? {
         if !force {
             return Err(Error::StillRunning(vm.record.name));
@@ -36,11 +37,13 @@ pub fn remove(host: &Host, id: VmId, force: bool, interrupt: &Interrupt) -> Resu
 /// Something cannot be removed; the row stays.
 pub(super) fn finish(host: &Host, lock: VmLock) -> Result<(), Error> {
     let doomed = |tx: &rusqlite::Transaction<'_>| {
-        records::set_state(tx, &lock, VmState::Removing, None, Timestamp::now())
+        records::set_state(tx, &lock, VmState::Removing, Timestamp::now())
     };
     host.database()?.write(Durability::Full, doomed)?;
+    failpoint::reach("rm: recorded as being removed");
     take_down_network(host, lock.id())?;
     host.layout.vm(lock.id()).remove()?;
+    failpoint::reach("rm: folders gone");
     forget(host, lock)
 }
 
@@ -63,5 +66,8 @@ pub(super) fn take_down_network(host: &Host, id: VmId) -> Result<(), Error> {
 pub(super) fn forget(host: &Host, lock: VmLock) -> Result<(), Error> {
     host.database()?
         .write(Durability::Full, |tx| records::delete(tx, &lock))?;
-    Ok(lock.retire()?)
+    failpoint::reach("rm: row gone");
+    lock.retire()?;
+    failpoint::reach("rm: lock gone");
+    Ok(())
 }

@@ -1,29 +1,30 @@
 //! `vm restore`: back to what one of its snapshots holds, under the same name and addresses.
 //!
 //! ```text
-//! snapshot ──read──▶ Source ──stage──▶ its disk beside the VM's ──▶ VM ends ──▶ disks change places
-//!       checks all of it                                                           │
-//!                                        staged disk goes ◀── VM restored ◀────────┘
+//! snapshot ──read──▶ Source ──stage──▶ its disk beside the VM's ──▶ VM ends ──▶ VM's own disk put aside,
+//!       checks all of it                                                        saved disk in its place
+//!                                      own disk goes ◀── VM restored ◀──────────────────┘
 //! ```
 //!
-//! Invariant: until all is checked and staged, the VM has not noticed; and its own disk stays until it
-//! runs again.
+//! Invariants: until all is checked and staged, the VM has not noticed; its own disk stays until it runs
+//! again, and what each disk is called says whose it is, so whoever comes after a kill takes back the
+//! VM's own: see [`leftover`].
 
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::clone::{self, Source};
 use super::grow::{self, Saved, Sizes};
 use super::identity::{self, Introduced};
 use super::stop::{self, Manner};
-use super::{Error, Host, error, list, require_root, specify, start};
+use super::{Error, Host, error, leftover, list, require_root, specify, start};
 use crate::snapshot::manifest::Depth;
 use crate::store::Durability;
+use crate::store::layout::{disk_before, replaced_disk};
 use crate::store::lock::VmLock;
 use crate::sys::interrupt::Interrupt;
-use crate::sys::kvm;
+use crate::sys::{failpoint, kvm};
 use crate::units::{ByteSize, VmId};
 use crate::vm::{VmState, records};
 
@@ -50,7 +51,7 @@ pub fn restore(
     require_root()?;
     kvm::check(host.config.ignore_kvm_check)?;
     let lock = VmLock::wait(&host.layout, id)?;
-    let vm = list::get(host, id)?;
+    let vm = list::get_locked(host, &lock)?;
     let source = Source::read(host, &request.snapshot, interrupt, Depth::Full)?;
     if source.manifest.vm != id {
         return Err(Error::NotItsSnapshot {
@@ -74,25 +75,30 @@ pub fn restore(
     };
     let spec = source.specify(host, &of, vm.network.as_ref());
     host.engine(Some(vm.record.config.engine))?.check(&spec)?;
+    leftover::put_away(host, &lock)?;
     let disks = Disks::stage(host, id, &source, config.storage, interrupt)?;
+    failpoint::reach("restore: disk staged");
     if let Err(error) = stop::stop_locked(host, &lock, Manner::Force, interrupt) {
         remove(&disks.staged);
         return Err(error);
     }
     // From here on the VM does not run as it did.
-    if let Some(network) = vm.network {
-        start::make_ready(host, network)?;
-    }
-    disks.exchange()?;
-    start::launch(host, &lock, &spec, interrupt).map_err(|error| match disks.take_back() {
-        Ok(()) => error,
-        Err(failure) => error.and_not_undone(vec![failure]),
-    })?;
+    let network = vm.network.map(|network| start::make_ready(host, network));
+    network
+        .transpose()
+        .and_then(|_| disks.exchange())
+        .and_then(|()| start::launch(host, &lock, &spec, interrupt))
+        .map_err(|error| match disks.take_back() {
+            Ok(()) => error,
+            Err(failure) => error.and_not_undone(vec![failure]),
+        })?;
     disks.discard_old();
+    failpoint::reach("restore: old disk gone");
     // It runs, and as large as this; a crash before here leaves a record that says less.
     host.database()?.write(Durability::Full, |tx| {
         records::set_config(tx, &lock, &config, Timestamp::now())
     })?;
+    failpoint::reach("restore: sizes recorded");
     Ok(Restored {
         introduced: settle(host, &of, &source, interrupt)?,
         grown: saved.grows_to(sizes),
@@ -134,8 +140,6 @@ impl Disks {
             own: layout.cow_disk(),
             staged: layout.staged_disk(),
         };
-        // Of a restore that was killed.
-        remove(&disks.staged);
         match source.copy_disk(&disks.staged, size, interrupt) {
             Ok(()) => Ok(disks),
             Err(error) => {
@@ -145,26 +149,32 @@ impl Disks {
         }
     }
 
+    /// Puts the saved disk in the place of the VM's own, which is put aside. No process has either open.
     fn exchange(&self) -> Result<(), Error> {
-        renameat_with(CWD, &self.own, CWD, &self.staged, RenameFlags::EXCHANGE).map_err(|errno| {
-            Error::File {
-                action: "put the saved disk in place of",
-                path: self.own.clone(),
-                source: errno.into(),
-            }
-        })
+        // Of a killed restore, if its process lived until now.
+        leftover::take_back(&self.own)?;
+        leftover::rename(&self.own, &disk_before(&self.own))?;
+        failpoint::reach("restore: own disk put aside");
+        leftover::rename(&self.staged, &self.own)?;
+        failpoint::reach("restore: saved disk in place");
+        Ok(())
     }
 
-    /// The VM has its own disk again; if that fails, both stay.
+    /// The VM has its own disk again; if that fails, all stay.
     fn take_back(&self) -> Result<(), Error> {
-        self.exchange()?;
+        let replaced = replaced_disk(&self.own);
+        if replaced.exists() {
+            // The VM process had said that it runs, and failed all the same.
+            leftover::rename(&replaced, &self.own)?;
+        }
+        leftover::take_back(&self.own)?;
         remove(&self.staged);
         Ok(())
     }
 
     /// The VM runs on the saved disk: what it had before is not wanted any more.
     fn discard_old(self) {
-        remove(&self.staged);
+        remove(&replaced_disk(&self.own));
     }
 }
 

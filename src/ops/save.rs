@@ -18,6 +18,7 @@ use crate::snapshot::records::Reservation;
 use crate::store::layout::SnapshotFolder;
 use crate::store::lock::{VmLock, snapshot_lock_path};
 use crate::sys::cpu::HostCpu;
+use crate::sys::failpoint;
 use crate::sys::interrupt::Interrupt;
 use crate::units::{SnapshotId, SnapshotName, VmId};
 use crate::vm::{VmRecord, VmSpec};
@@ -47,7 +48,8 @@ pub fn save(
 ) -> Result<(SnapshotId, Saved), Error> {
     require_root()?;
     let lock = VmLock::wait(&host.layout, request.vm)?;
-    let vm = list::get(host, request.vm)?.record;
+    failpoint::reach("save: VM locked");
+    let vm = list::get_locked(host, &lock)?.record;
     if !vm.state.is_alive() {
         return Err(Error::NotRunning(vm.name));
     }
@@ -132,11 +134,13 @@ fn fill(
     };
     // Dropped at once, also when the user interrupts: the VM process then gives the save up.
     let saved = Client::connect(&socket)?.call_patiently(ask, interrupt)?;
+    failpoint::reach("save: written by the VM process");
     drop(lock);
     let saved = serde_json::from_value(saved)
         .map_err(|error| Error::Client(ClientError::Exchange(error.into())))?;
     manifest.id = staging.id();
     manifest.files = manifest::describe(staging.folder(), &|| !interrupt.is_raised())?;
+    failpoint::reach("save: digests taken");
     Ok((manifest, saved))
 }
 

@@ -8,6 +8,7 @@ use crate::snapshot::records::{self, SnapshotRecord, SnapshotRecordError};
 use crate::snapshot::{Manifest, ManifestError, SnapshotState};
 use crate::store::Durability;
 use crate::store::lock::{SnapshotLock, SnapshotUse};
+use crate::sys::failpoint;
 use crate::units::{SnapshotId, VmId};
 use crate::vm::records::RecordError;
 
@@ -182,9 +183,14 @@ pub fn remove(host: &Host, id: SnapshotId) -> Result<(), Error> {
 pub(super) fn finish_removal(host: &Host, lock: SnapshotLock) -> Result<(), Error> {
     let mut db = host.database()?;
     db.write(Durability::Full, |tx| records::doom(tx, &lock))?;
+    failpoint::reach("snapshot rm: recorded as being removed");
     host.layout.snapshot(lock.id()).remove()?;
+    failpoint::reach("snapshot rm: folders gone");
     db.write(Durability::Full, |tx| records::delete(tx, &lock))?;
-    Ok(lock.retire()?)
+    failpoint::reach("snapshot rm: row gone");
+    lock.retire()?;
+    failpoint::reach("snapshot rm: lock gone");
+    Ok(())
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::snapshot::records::{self, Reservation};
 use crate::store::layout::SnapshotFolder;
 use crate::store::lock::{ReferencesLock, SnapshotLock, SnapshotUse};
 use crate::store::{Durability, atomic};
+use crate::sys::failpoint;
 use crate::units::{ByteSize, SnapshotId};
 
 /// A snapshot that is reserved and has a folder.
@@ -34,6 +35,7 @@ impl<'a> Staging<'a> {
     pub(super) fn begin(host: &'a Host, new: &Reservation<'_>) -> Result<Self, Error> {
         let id = SnapshotId::random().map_err(Error::Random)?;
         let maker = SnapshotUse::share(&host.layout, id)?;
+        failpoint::reach("snapshot: its lock made");
         let references = ReferencesLock::share(&host.layout)?;
         let staging = Self {
             host,
@@ -51,7 +53,10 @@ impl<'a> Staging<'a> {
         self.host.database()?.write(Durability::Full, |tx| {
             records::reserve(tx, &self.maker, new)
         })?;
-        Ok(self.folder.prepare()?)
+        failpoint::reach("snapshot: reserved");
+        self.folder.prepare()?;
+        failpoint::reach("snapshot: folder made");
+        Ok(())
     }
 
     /// The new snapshot.
@@ -77,6 +82,7 @@ impl<'a> Staging<'a> {
 
     fn publish(&self, manifest: &Manifest) -> Result<(), Error> {
         manifest.write(&self.folder)?;
+        failpoint::reach("snapshot: manifest written");
         let size = ByteSize::from_bytes(gc::bytes_in(self.folder.path()));
         let place = self.host.layout.snapshot(self.id()).folder();
         atomic::publish(self.folder.path(), place.path()).map_err(|source| Error::File {
@@ -84,9 +90,12 @@ impl<'a> Staging<'a> {
             path: place.path().to_owned(),
             source,
         })?;
+        failpoint::reach("snapshot: folder published");
         self.host.database()?.write(Durability::Full, |tx| {
-            Ok::<_, Error>(records::commit(tx, &self.maker, size)?)
-        })
+            records::commit(tx, &self.maker, size)
+        })?;
+        failpoint::reach("snapshot: recorded as ready");
+        Ok(())
     }
 
     /// Removes what has been made, once the VM process writes no more of it. Returns what fails.

@@ -1,21 +1,28 @@
 //! `vm start`: from a created or stopped VM to a guest whose processors run.
 
+use std::path::Path;
+use std::time::Duration;
+
 use jiff::Timestamp;
 use rusqlite::Transaction;
 
 use super::specify::Of;
-use super::{Error, Host, error, list, require_root, specify};
+use super::{Error, Host, error, leftover, list, require_root, specify};
 use crate::network::{self, NetworkRecord};
 use crate::store::atomic;
 use crate::store::lock::VmLock;
 use crate::store::{DatabaseError, Durability};
+use crate::sys::flock::FileLock;
 use crate::sys::interrupt::Interrupt;
-use crate::sys::{hugepages, kvm};
+use crate::sys::{failpoint, hugepages, kvm};
 use crate::units::{ByteSize, RunId, VmId};
 use crate::vm::VmState;
 use crate::vm::records::{self, Hugepages, VmConfig};
 use crate::vm::spec::VmSpec;
 use crate::vmm::launch::{self, LaunchError};
+
+/// Who only looks whether a VM lives holds its alive lock for some microseconds, or a busy host's while.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What a start did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +48,7 @@ pub fn start(host: &Host, id: VmId, interrupt: &Interrupt) -> Result<Started, Er
 /// # Errors
 /// As [`start`].
 pub fn start_locked(host: &Host, lock: &VmLock, interrupt: &Interrupt) -> Result<Started, Error> {
-    let vm = list::get(host, lock.id())?;
+    let vm = list::get_locked(host, lock)?;
     match vm.record.state {
         VmState::Running => return Ok(Started::Already),
         state if !state.may_start() => {
@@ -52,6 +59,7 @@ pub fn start_locked(host: &Host, lock: &VmLock, interrupt: &Interrupt) -> Result
         }
         _ => {}
     }
+    leftover::put_away(host, lock)?;
     kvm::check(host.config.ignore_kvm_check)?;
     let engine = host.engine(Some(vm.record.config.engine))?;
     let hugepages = decide_hugepages(
@@ -67,6 +75,7 @@ pub fn start_locked(host: &Host, lock: &VmLock, interrupt: &Interrupt) -> Result
         name: &vm.record.name,
         config: &vm.record.config,
     };
+    failpoint::reach("start: network ready");
     let spec = specify::specify(host, &of, network.as_ref(), hugepages);
     engine.check(&spec)?;
     launch(host, lock, &spec, interrupt).inspect_err(|_| {
@@ -110,7 +119,16 @@ pub(super) fn make_ready(host: &Host, record: NetworkRecord) -> Result<NetworkRe
     Ok(rebuilt)
 }
 
-/// Starts the VM process of a spec. If it fails, the VM is in state `error`.
+/// Takes the alive lock of a VM that has no process.
+fn hold_alive(path: &Path) -> Result<Option<FileLock>, Error> {
+    FileLock::exclusive_within(path, LOOK).map_err(|source| Error::File {
+        action: "take the lock",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Starts the VM process of a spec. If it fails, the VM is in state `error`, or still being created.
 pub(super) fn launch(
     host: &Host,
     lock: &VmLock,
@@ -122,22 +140,27 @@ pub(super) fn launch(
     let path = layout.spec();
     let text = serde_json::to_vec_pretty(spec).unwrap_or_default();
     layout.prepare()?;
+    let alive =
+        hold_alive(&layout.alive_lock())?.ok_or_else(|| Error::StillRunning(spec.name.clone()))?;
+    failpoint::reach("launch: alive lock held");
     atomic::write(&path, &text).map_err(|source| Error::File {
         action: "write",
         path: path.clone(),
         source,
     })?;
+    failpoint::reach("launch: specification written");
     host.database()?.write(Durability::UntilReboot, |tx| {
         records::begin_run(tx, lock, run)
     })?;
-    match launch::launch(&path, run, &layout.vmm_log(), interrupt) {
+    failpoint::reach("launch: run begun");
+    match launch::launch(&path, run, alive, &layout.vmm_log(), interrupt) {
         Ok(()) => Ok(()),
         Err(LaunchError::Interrupted) => Err(Error::Interrupted),
         Err(error) => {
             let error = Error::from(error);
             let reason = error::chain(&error);
             let failed = |tx: &Transaction<'_>| -> Result<(), DatabaseError> {
-                records::set_state(tx, lock, VmState::Error, Some(&reason), Timestamp::now())
+                records::start_failed(tx, lock, &reason, Timestamp::now())
             };
             host.database()?.write(Durability::UntilReboot, failed)?;
             Err(error)

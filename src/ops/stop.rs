@@ -5,7 +5,8 @@
 //! ```
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::process::Signal;
@@ -14,6 +15,7 @@ use super::{Error, Host, list, require_root};
 use crate::network;
 use crate::store::Durability;
 use crate::store::lock::VmLock;
+use crate::sys::failpoint;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::pidfd::{PidFd, Wait};
 use crate::units::VmId;
@@ -25,6 +27,9 @@ use crate::vmm::protocol::Request;
 /// How long each rung of the ladder below the guest's own power-off may take. An engine lets go of
 /// its files within some 100 ms; a busy host may need seconds.
 const RUNG: Duration = Duration::from_secs(5);
+
+/// Between two looks at a VM process that does not listen yet.
+const MOMENT: Duration = Duration::from_millis(10);
 
 /// The reason recorded for a VM that had to be killed.
 const KILLED: &str = "stopped by force";
@@ -72,7 +77,7 @@ pub(super) fn stop_locked(
     manner: Manner,
     interrupt: &Interrupt,
 ) -> Result<Stopped, Error> {
-    let vm = list::get(host, lock.id())?;
+    let vm = list::get_locked(host, lock)?;
     let stopped = if list::is_alive(host, lock.id())? {
         end(host, &vm.record, manner, interrupt)?;
         Stopped::Now
@@ -82,17 +87,14 @@ pub(super) fn stop_locked(
     if let Some(network) = &vm.network {
         // A veth that stays up below a dead TAP turns every broadcast into a kernel message.
         network::quiesce(network)?;
+        failpoint::reach("stop: network quiet");
     }
     Ok(stopped)
 }
 
 fn end(host: &Host, vm: &VmRecord, manner: Manner, interrupt: &Interrupt) -> Result<(), Error> {
-    let layout = host.layout.vm(vm.id);
-    let mut client = match Client::connect(&layout.control_socket()) {
-        Ok(client) => client,
-        // It ended between the look at its lock and now.
-        Err(_) if !list::is_alive(host, vm.id)? => return Ok(()),
-        Err(error) => return Err(error.into()),
+    let Some(mut client) = connect(host, vm.id)? else {
+        return Ok(());
     };
     if vm.state == VmState::Paused && manner != Manner::Force {
         // A halted guest hears no button.
@@ -105,12 +107,28 @@ fn end(host: &Host, vm: &VmRecord, manner: Manner, interrupt: &Interrupt) -> Res
         Manner::Ask(timeout) => ask(&mut client, vm, timeout, interrupt)?,
     };
     if guest_went || climb(&mut client)? {
+        failpoint::reach("stop: VM process ended");
         settle(host, vm)
     } else {
         Err(Error::Unkillable {
             name: vm.name.clone(),
             seconds: RUNG.as_secs(),
         })
+    }
+}
+
+/// Connects to the VM process; `None` if it has ended since its lock was looked at. One whose command
+/// was killed ends, or listens, in a moment.
+fn connect(host: &Host, id: VmId) -> Result<Option<Client>, Error> {
+    let socket = host.layout.vm(id).control_socket();
+    let deadline = Instant::now() + RUNG;
+    loop {
+        match Client::connect(&socket) {
+            Ok(client) => return Ok(Some(client)),
+            Err(_) if !list::is_alive(host, id)? => return Ok(None),
+            Err(error) if Instant::now() >= deadline => return Err(error.into()),
+            Err(_) => thread::sleep(MOMENT),
+        }
     }
 }
 
@@ -169,5 +187,6 @@ fn settle(host: &Host, vm: &VmRecord) -> Result<(), Error> {
             records::report_died(tx, &record, KILLED, Timestamp::now())
         })?;
     }
+    failpoint::reach("stop: recorded as stopped");
     Ok(())
 }

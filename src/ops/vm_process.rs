@@ -1,14 +1,15 @@
 //! The life of a VM process: `cocoon __vmm`.
 //!
 //! ```text
-//! spec.json ─▶ alive.lock ─▶ netns ─▶ boot or restore ─▶ console hub, control server ─▶ row: running ─▶ Report
+//! alive.lock, spec.json ─▶ netns ─▶ boot or restore ─▶ console hub, control server ─▶ row: running ─▶ Report
 //!                                                          │ events until the VM is over
 //!                                   row: stopped, reason ◀─┘─▶ veth down, sockets gone, exit frees alive.lock
 //! ```
 //!
-//! Invariants: it holds the alive lock from before the engine begins until it exits; it reports to
+//! Invariants: it holds the alive lock, which it gets from its parent, until it exits; it reports to
 //! its parent exactly once; it says in the store that the VM runs before it says so to its parent,
-//! so that a killed parent leaves a true record.
+//! so that a killed parent leaves a true record. A parent that is killed before its VM can be asked to
+//! end takes this process with it, so nothing comes up that nobody waits for.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -23,12 +24,14 @@ use crate::console::Hub;
 use crate::console::hub::HubError;
 use crate::console::log::{ConsoleLog, LogError};
 use crate::network;
+use crate::store::layout::{disk_before, replaced_disk};
 use crate::store::{Database, DatabaseError, Durability};
+use crate::sys::failpoint;
 use crate::sys::flock::FileLock;
-use crate::sys::netns;
+use crate::sys::{netns, parent};
 use crate::units::{ByteSize, EngineName, RunId};
-use crate::vm::records;
 use crate::vm::spec::{self, VmSpec};
+use crate::vm::{cmdline, records};
 use crate::vmm::engine::{EngineError, Event, StopReason};
 use crate::vmm::protocol::Report;
 use crate::vmm::server::{Peer, Server};
@@ -65,6 +68,16 @@ pub enum Error {
     RunsAlready,
     #[error("this build of cocoon does not link the {0} engine")]
     NoEngine(EngineName),
+    #[error("the command that started it has ended")]
+    Alone,
+    #[error("cannot tell the kernel whether to end with the command that started it")]
+    Parent(#[source] io::Error),
+    #[error("cannot let go of the disk that the VM had before it was restored, {}", path.display())]
+    OldDisk {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot leave the caller's session")]
     Session(#[source] io::Error),
     #[error("cannot enter the VM's network namespace")]
@@ -120,8 +133,12 @@ pub fn run(
 }
 
 fn begin(path: &Path, run: RunId, engines: &[&'static dyn Engine]) -> Result<Running, Error> {
+    if !parent::die_with_it().map_err(Error::Parent)? {
+        return Err(Error::Alone);
+    }
     let spec = read_spec(path)?;
     let alive = lock(&spec.paths.alive_lock)?;
+    failpoint::reach("VM process: alive lock held");
     let engine = engines.iter().find(|engine| engine.name() == spec.engine);
     let engine = engine.ok_or(Error::NoEngine(spec.engine))?;
     rustix::process::setsid().map_err(|error| Error::Session(error.into()))?;
@@ -135,13 +152,19 @@ fn begin(path: &Path, run: RunId, engines: &[&'static dyn Engine]) -> Result<Run
         Some(from) => engine.restore(&spec, from)?,
     }
     .into();
+    failpoint::reach("VM process: engine at work");
     let hub = Hub::start(machine.console()?, &spec.paths.console_socket, log)?;
     let asked = Arc::new(AtomicBool::new(false));
     let server = serve(&spec, run, Arc::clone(&machine), Arc::clone(&asked))?;
+    failpoint::reach("VM process: control socket open");
+    parent::outlive_it().map_err(Error::Parent)?;
     let mut db = Database::open(&spec.paths.root_dir)?;
     db.write(Durability::UntilReboot, |tx| {
         records::report_running(tx, spec.id, run, Timestamp::now())
     })?;
+    failpoint::reach("VM process: recorded as running");
+    let_go_of_old_disk(&spec)?;
+    failpoint::reach("VM process: old disk let go");
     Ok(Running {
         spec,
         run,
@@ -151,6 +174,27 @@ fn begin(path: &Path, run: RunId, engines: &[&'static dyn Engine]) -> Result<Run
         asked,
         _alive: alive,
     })
+}
+
+/// The VM runs as it was saved: what it had before is not to be its disk again. See
+/// [`leftover`](super::leftover).
+fn let_go_of_old_disk(spec: &VmSpec) -> Result<(), Error> {
+    let own = spec
+        .disks
+        .iter()
+        .find(|disk| disk.serial == cmdline::COW_SERIAL);
+    let Some(own) = own.filter(|_| spec.saved.is_some()) else {
+        return Ok(());
+    };
+    let before = disk_before(&own.path);
+    match std::fs::rename(&before, replaced_disk(&own.path)) {
+        // A clone has had no other.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        renamed => renamed.map_err(|source| Error::OldDisk {
+            path: before,
+            source,
+        }),
+    }
 }
 
 /// An engine may refuse to listen where a socket is; only a run that was killed leaves one.
@@ -181,7 +225,7 @@ pub(super) fn read_spec(path: &Path) -> Result<VmSpec, Error> {
 }
 
 fn lock(path: &Path) -> Result<FileLock, Error> {
-    let held = FileLock::try_exclusive(path).map_err(|source| Error::Lock {
+    let held = FileLock::from_stdin(path).map_err(|source| Error::Lock {
         path: path.to_owned(),
         source,
     })?;

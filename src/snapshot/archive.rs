@@ -15,6 +15,7 @@ use tar::{Builder, EntryType, Header, HeaderMode};
 
 use super::manifest::{MAX_BYTES, Manifest, ManifestError, SavedFile};
 use crate::store::layout::SnapshotFolder;
+use crate::sys::failpoint;
 
 /// The name of the manifest in the archive.
 const MANIFEST: &str = "manifest.json";
@@ -124,6 +125,7 @@ pub fn write(
         File::open(file.place(folder))
             .and_then(|mut open| tar.append_file(&file.path, &mut open))
             .map_err(failed(&file.path))?;
+        failpoint::reach("archive: file written");
     }
     let end = failed("its end");
     tar.into_inner()
@@ -157,6 +159,7 @@ pub fn read<E: From<ArchiveError>>(
     let mut expected: BTreeMap<_, _> = manifest.files.iter().map(expected).collect();
     for entry in entries {
         take_out(entry.map_err(ArchiveError::Read)?, &folder, &mut expected)?;
+        failpoint::reach("archive: file taken out");
     }
     if let Some(name) = expected.into_keys().next() {
         return Err(ArchiveError::Lacking(name).into());

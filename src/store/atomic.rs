@@ -7,6 +7,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
+use crate::sys::failpoint;
+
 /// How the names of unfinished files begin.
 pub const TEMP_PREFIX: &str = ".tmp-";
 
@@ -20,6 +22,7 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
         .tempfile_in(parent(path)?)?;
     temp.write_all(content)?;
     temp.as_file().sync_all()?;
+    failpoint::reach("file: written under a temporary name");
     temp.persist(path).map_err(|error| error.error)?;
     sync_folder(parent(path)?)
 }

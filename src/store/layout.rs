@@ -16,6 +16,7 @@
 //!               /spec.json                what the VM process is to run
 //!               /cow.raw                  the VM's own disk
 //!               /cow.staged               the one that takes its place, while it is restored
+//!               /cow.before               its own, until the restored VM runs; then /cow.replaced
 //! <log>/vms/<id>/{vmm,console}.log
 //! ```
 
@@ -203,9 +204,19 @@ impl VmLayout {
         self.folder.join("cow.raw")
     }
 
-    /// What is about to change places with the VM's own disk.
+    /// What is about to take the place of the VM's own disk.
     pub fn staged_disk(&self) -> PathBuf {
         self.folder.join("cow.staged")
+    }
+
+    /// The VM's own disk, while the restored VM on the other one does not run yet.
+    pub fn disk_before(&self) -> PathBuf {
+        disk_before(&self.cow_disk())
+    }
+
+    /// What was the VM's own disk before it was restored.
+    pub fn replaced_disk(&self) -> PathBuf {
+        replaced_disk(&self.cow_disk())
     }
 
     /// What the guest's console printed.
@@ -217,6 +228,16 @@ impl VmLayout {
     pub fn vmm_log(&self) -> PathBuf {
         self.logs.join("vmm.log")
     }
+}
+
+/// As [`VmLayout::disk_before`], of a VM whose own disk is `own`.
+pub fn disk_before(own: &Path) -> PathBuf {
+    own.with_file_name("cow.before")
+}
+
+/// As [`VmLayout::replaced_disk`], of a VM whose own disk is `own`.
+pub fn replaced_disk(own: &Path) -> PathBuf {
+    own.with_file_name("cow.replaced")
 }
 
 /// The paths of one snapshot.

@@ -12,8 +12,9 @@
 //! ```
 //!
 //! A lock is taken only while none of a later number is held. `gc` takes number 3 first and then
-//! *tries* numbers 1 and 2, so it never waits and cannot deadlock. Nobody waits for a guest or the
-//! network while holding number 4.
+//! *tries* numbers 1 and 2, so it cannot deadlock; it gives some time only to a VM process that still
+//! writes a snapshot whose command was killed, and that waits for nobody. Nobody waits for a guest or
+//! the network while holding number 4.
 //!
 //! Lock files of VMs and snapshots are removed by whoever removes the row, while holding the lock. Who
 //! was waiting then finds no row, and says so.
@@ -26,6 +27,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::layout::Layout;
 use crate::sys::flock::FileLock;
@@ -146,8 +148,20 @@ impl SnapshotLock {
     /// # Errors
     /// The lock file cannot be opened.
     pub fn take(layout: &Layout, id: SnapshotId) -> Result<Option<Self>, LockError> {
+        Self::take_within(layout, id, Duration::ZERO)
+    }
+
+    /// As [`SnapshotLock::take`], but gives others some time to let go of it.
+    ///
+    /// # Errors
+    /// The lock file cannot be opened.
+    pub fn take_within(
+        layout: &Layout,
+        id: SnapshotId,
+        patience: Duration,
+    ) -> Result<Option<Self>, LockError> {
         let path = snapshot_lock_path(layout, id);
-        match FileLock::try_exclusive(&path) {
+        match FileLock::exclusive_within(&path, patience) {
             Ok(held) => Ok(held.map(|held| Self {
                 id,
                 path,

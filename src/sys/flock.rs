@@ -1,10 +1,20 @@
 //! Advisory locks on files, by flock(2). The kernel drops a lock with the last descriptor of its
 //! open file, so a killed process never leaves one behind; the files themselves stay for ever.
+//!
+//! A process may hold on what another has taken: [`FileLock::into_stdin`] and [`FileLock::from_stdin`].
+//! There is no moment in between at which nobody holds it, whichever of the two is killed.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Between two tries for a lock: flock(2) knows no wait that ends.
+const TRY_AGAIN: Duration = Duration::from_millis(5);
 
 /// A held lock; dropping it releases it.
 #[derive(Debug)]
@@ -38,7 +48,44 @@ impl FileLock {
     /// # Errors
     /// The file cannot be opened or created.
     pub fn try_exclusive(path: &Path) -> io::Result<Option<Self>> {
-        let file = open(path)?;
+        Self::try_on(open(path)?)
+    }
+
+    /// As [`FileLock::try_exclusive`], but gives others some time to let go of it.
+    ///
+    /// # Errors
+    /// As [`FileLock::try_exclusive`].
+    pub fn exclusive_within(path: &Path, patience: Duration) -> io::Result<Option<Self>> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match Self::try_exclusive(path)? {
+                None if Instant::now() < deadline => thread::sleep(TRY_AGAIN),
+                held => return Ok(held),
+            }
+        }
+    }
+
+    /// The lock as the standard input of a process that is to hold it on.
+    pub fn into_stdin(self) -> Stdio {
+        self.file.into()
+    }
+
+    /// Holds on the lock of `path` that this process was given as its standard input, which is empty from
+    /// now on. If nobody has taken it before, it is taken; `None` if somebody else holds it.
+    ///
+    /// # Errors
+    /// Standard input is another file.
+    pub fn from_stdin(path: &Path) -> io::Result<Option<Self>> {
+        let file = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let (given, wanted) = (file.metadata()?, std::fs::metadata(path)?);
+        if (given.dev(), given.ino()) != (wanted.dev(), wanted.ino()) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+        Self::try_on(file)
+    }
+
+    fn try_on(file: File) -> io::Result<Option<Self>> {
         match file.try_lock() {
             Ok(()) => Ok(Some(Self { file })),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -95,6 +142,22 @@ mod tests {
         drop(held);
         assert!(!FileLock::is_held(&path).unwrap());
         assert!(FileLock::try_exclusive(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_patient_one_waits_for_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.lock");
+        let held = FileLock::shared(&path).unwrap();
+        let wait = |patience| FileLock::exclusive_within(&path, patience).unwrap();
+        assert!(wait(Duration::from_millis(20)).is_none());
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(20));
+                drop(held);
+            });
+            assert!(wait(Duration::from_secs(60)).is_some());
+        });
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The operating system, one concern a file. The only unsafe code outside the engines stands here.
 
 pub mod cpu;
+pub mod failpoint;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod flock;
@@ -8,6 +9,7 @@ pub mod hugepages;
 pub mod interrupt;
 pub mod kvm;
 pub mod netns;
+pub mod parent;
 pub mod pidfd;
 pub mod ram;
 pub mod reflink;

@@ -2,7 +2,8 @@
 //!
 //! Invariants: a VM is reserved before anything of it is made, so a folder without a row is
 //! garbage, and a row in `creating` or `removing` whose lock is free is what a crash left.
-//! Only the VM process that a row's `run` names may say that the VM runs or has stopped.
+//! Only the VM process that a row's `run` names may say that the VM runs or has stopped; a VM in
+//! `creating` stays so, whatever its process says, until its maker says that it is complete.
 
 use std::net::Ipv4Addr;
 
@@ -158,7 +159,7 @@ pub fn holder_of(tx: &Transaction<'_>, name: &VmName) -> Result<Option<VmId>, Da
     id.map(|id| parse("VM id", &id)).transpose()
 }
 
-/// Records that creation is complete, or that removal has begun, or that a start has failed.
+/// Records that creation is complete, or that removal has begun.
 ///
 /// # Errors
 /// The database failed.
@@ -166,17 +167,11 @@ pub fn set_state(
     tx: &Transaction<'_>,
     lock: &VmLock,
     state: VmState,
-    reason: Option<&str>,
     now: Timestamp,
 ) -> Result<(), DatabaseError> {
     tx.execute(
-        "UPDATE vms SET state = ?2, reason = ?3, updated_at = ?4 WHERE id = ?1",
-        params![
-            lock.id().to_string(),
-            state.as_str(),
-            reason,
-            now.to_string()
-        ],
+        "UPDATE vms SET state = ?2, reason = NULL, updated_at = ?3 WHERE id = ?1",
+        params![lock.id().to_string(), state.as_str(), now.to_string()],
     )
     .map(drop)
     .map_err(statement("record a VM's state"))
@@ -200,6 +195,38 @@ pub fn set_config(
     .map_err(statement("record a VM's configuration"))
 }
 
+/// Records that a VM whose process runs already is complete: a clone, when it may be used.
+///
+/// # Errors
+/// The database failed.
+pub fn complete(tx: &Transaction<'_>, lock: &VmLock, now: Timestamp) -> Result<(), DatabaseError> {
+    tx.execute(
+        "UPDATE vms SET state = 'running', updated_at = ?2 WHERE id = ?1 AND state = 'creating'",
+        params![lock.id().to_string(), now.to_string()],
+    )
+    .map(drop)
+    .map_err(statement("record that a VM is complete"))
+}
+
+/// Records that a start has failed, unless it was part of a creation, which is no VM yet.
+///
+/// # Errors
+/// The database failed.
+pub fn start_failed(
+    tx: &Transaction<'_>,
+    lock: &VmLock,
+    reason: &str,
+    now: Timestamp,
+) -> Result<(), DatabaseError> {
+    tx.execute(
+        "UPDATE vms SET state = 'error', reason = ?2, updated_at = ?3
+         WHERE id = ?1 AND state <> 'creating'",
+        params![lock.id().to_string(), reason, now.to_string()],
+    )
+    .map(drop)
+    .map_err(statement("record that a VM did not start"))
+}
+
 /// Names the run that is about to begin; only the process that knows the name may report on it.
 ///
 /// # Errors
@@ -213,7 +240,7 @@ pub fn begin_run(tx: &Transaction<'_>, lock: &VmLock, run: RunId) -> Result<(), 
     .map_err(statement("record the run of a VM"))
 }
 
-/// Says, as the VM process of `run`, that the VM runs.
+/// Says, as the VM process of `run`, that the VM runs. One that is still being created stays so.
 ///
 /// # Errors
 /// The database failed.
@@ -224,7 +251,8 @@ pub fn report_running(
     now: Timestamp,
 ) -> Result<(), DatabaseError> {
     tx.execute(
-        "UPDATE vms SET state = 'running', reason = NULL, started_at = ?3, stopped_at = NULL, updated_at = ?3
+        "UPDATE vms SET state = CASE state WHEN 'creating' THEN state ELSE 'running' END,
+             reason = NULL, started_at = ?3, stopped_at = NULL, updated_at = ?3
          WHERE id = ?1 AND run = ?2 AND state <> 'removing'",
         params![id.to_string(), run.to_string(), now.to_string()],
     )
@@ -598,7 +626,10 @@ mod tests {
         let [old, new] = [RunId::random().unwrap(), RunId::random().unwrap()];
         fixture
             .db
-            .write(Durability::Full, |tx| begin_run(tx, &lock, new))
+            .write(Durability::Full, |tx| {
+                set_state(tx, &lock, VmState::Created, now)?;
+                begin_run(tx, &lock, new)
+            })
             .unwrap();
         fixture
             .db
@@ -606,7 +637,7 @@ mod tests {
                 report_running(tx, lock.id(), old, now)
             })
             .unwrap();
-        assert_eq!(fixture.get("00000000000000aa").state, VmState::Creating);
+        assert_eq!(fixture.get("00000000000000aa").state, VmState::Created);
         fixture
             .db
             .write(Durability::Full, |tx| {
@@ -635,6 +666,37 @@ mod tests {
             })
             .unwrap();
         assert_eq!(fixture.get("00000000000000aa").state, VmState::Running);
+    }
+
+    #[test]
+    fn a_vm_that_is_being_created_stays_so_until_its_maker_says_that_it_is_complete() {
+        let mut fixture = fixture();
+        let lock = fixture.reserve("00000000000000aa", "web").unwrap();
+        let (now, run) = (Timestamp::now(), RunId::random().unwrap());
+        for report in 0..4 {
+            fixture
+                .db
+                .write(Durability::Full, |tx| match report {
+                    0 => begin_run(tx, &lock, run),
+                    1 => report_running(tx, lock.id(), run, now),
+                    2 => start_failed(tx, &lock, "no", now),
+                    _ => report_stopped(tx, lock.id(), run, "off", now),
+                })
+                .unwrap();
+            assert_eq!(fixture.get("00000000000000aa").state, VmState::Creating);
+        }
+        for _ in 0..2 {
+            fixture
+                .db
+                .write(Durability::Full, |tx| complete(tx, &lock, now))
+                .unwrap();
+            assert_eq!(fixture.get("00000000000000aa").state, VmState::Running);
+        }
+        fixture
+            .db
+            .write(Durability::Full, |tx| start_failed(tx, &lock, "no", now))
+            .unwrap();
+        assert_eq!(fixture.get("00000000000000aa").state, VmState::Error);
     }
 
     #[test]

@@ -3,14 +3,16 @@
 //! ```text
 //!                           paused
 //!                            ▲│
-//!   creating ──▶ created ──▶ running ──▶ stopped
+//!   creating ──▶ created ──▶ running ──▶ stopped      a clone: creating ──▶ running
 //!                   │          ▲  │         │
 //!                   │          └──┼─────────┘
 //!                   └──▶ error ◀──┘      any ──▶ removing ──▶ (no row)
 //! ```
 //!
-//! Invariant: a VM whose process holds the alive lock is running, whatever the record says; a VM
-//! whose process does not is not, whatever the record says.
+//! Invariants: a VM whose process holds the alive lock is running, whatever the record says; a VM
+//! whose process does not is not, whatever the record says. But for one that is still being created or
+//! is being removed, whether it has a process or not: a clone is `creating` until it may be used, and
+//! becomes `running` at once.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,7 +23,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VmState {
-    /// Reserved; its disk and network are being made.
+    /// Reserved; its disk and network are being made, or it is a clone that may not be used yet.
     Creating,
     /// Complete, never started.
     Created,

@@ -1,4 +1,7 @@
 //! Starts a VM process and waits for its one report: no polling, no sleeping.
+//!
+//! Invariant: the VM's alive lock is held from before the VM process is started until it ends, by the
+//! command first and then by the process, which gets it as its standard input.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -10,6 +13,8 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::protocol::Report;
+use crate::sys::failpoint;
+use crate::sys::flock::FileLock;
 use crate::sys::interrupt::Interrupt;
 use crate::units::RunId;
 
@@ -55,13 +60,15 @@ pub enum LaunchError {
     Interrupted,
 }
 
-/// Starts the VM process for the spec in `spec`, as `run`, and returns when the guest runs.
+/// Starts the VM process for the spec in `spec`, as `run`, hands the VM's alive lock on to it, and returns
+/// when the guest runs. If this process is killed before, that one ends, too.
 ///
 /// # Errors
 /// The guest does not run, and no VM process is left.
 pub fn launch(
     spec: &Path,
     run: RunId,
+    alive: FileLock,
     log: &Path,
     interrupt: &Interrupt,
 ) -> Result<(), LaunchError> {
@@ -79,12 +86,14 @@ pub fn launch(
         .arg("__vmm")
         .arg(spec)
         .arg(run.to_string())
-        .stdin(Stdio::null())
+        .stdin(alive.into_stdin())
         .stdout(Stdio::piped())
         .stderr(stderr)
         .spawn()
         .map_err(LaunchError::Spawn)?;
+    failpoint::reach("launch: VM process started");
     let result = await_report(&mut child, log, interrupt);
+    failpoint::reach("launch: VM process heard");
     if result.is_err() {
         // It has ended, or must: kill and wait fail only for a process that was waited for.
         let _ = child.kill();

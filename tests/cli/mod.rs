@@ -1,6 +1,8 @@
 //! What users type, and what they read.
 
 mod damaged;
+#[cfg(feature = "failpoints")]
+mod killed;
 mod mistakes;
 mod output;
 mod snapshot;

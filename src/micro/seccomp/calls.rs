@@ -101,6 +101,8 @@ pub(super) const VCPU: &[Call] = &[
     any(libc::SYS_ppoll),
     // A disk that is reset waits for its requests.
     any(libc::SYS_io_uring_enter),
+    // A vsock socket listens when its device is activated.
+    any(libc::SYS_listen),
     // What vsock watches its connections with, and its clock; the watchdog's.
     any(libc::SYS_epoll_create1),
     any(libc::SYS_epoll_ctl),

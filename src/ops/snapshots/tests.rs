@@ -12,6 +12,7 @@ use crate::sys::interrupt::Interrupt;
 use crate::units::SnapshotName;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 struct Fixture {
     dir: tempfile::TempDir,
@@ -201,10 +202,16 @@ fn root_what_a_killed_save_leaves_is_collected_once_nobody_writes_it() {
     // The command is dead, but the VM process has not noticed yet.
     let writer = SnapshotUse::share(&fixture.host.layout, id).unwrap();
     drop(staging);
-    assert!(fixture.collect().is_empty());
-    drop(writer);
     assert!(list(&fixture.host).unwrap().is_empty());
-    assert_eq!(fixture.collect()[0], gc::Kind::Snapshot);
+    let seen = gc::collect(&fixture.host, true).unwrap();
+    assert_eq!(seen.items, [], "it is still being written");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(writer);
+        });
+        assert_eq!(fixture.collect()[0], gc::Kind::Snapshot, "given some time");
+    });
     assert_eq!(fixture.traces(), 0);
     let again = fixture.begin("nightly").unwrap();
     assert!(again.discard().is_empty());

@@ -19,7 +19,7 @@ const QUEUE_SIZES: [u16; 3] = [256, 256, 16];
 
 /// The device cannot be made.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on the vsock socket {path}")]
+#[error("cannot make the vsock socket {path}")]
 pub(crate) struct VsockError {
     path: PathBuf,
     #[source]
@@ -47,7 +47,7 @@ impl Vsock {
         path: &Path,
         saved: Option<&DeviceState>,
     ) -> Result<Self, VsockError> {
-        let socket = HostSocket::listen(path).map_err(|source| VsockError {
+        let socket = HostSocket::bind(path).map_err(|source| VsockError {
             path: path.to_owned(),
             source,
         })?;

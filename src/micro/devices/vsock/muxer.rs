@@ -68,11 +68,12 @@ pub(crate) struct Muxer {
 }
 
 impl Muxer {
-    /// The connections of guest `cid`, none yet; the host's come by `socket`.
+    /// The connections of guest `cid`, none yet; the host's come by `socket`, which listens from now on.
     ///
     /// # Errors
     /// The process has no descriptor left.
     pub(super) fn new(cid: u64, socket: Arc<HostSocket>) -> io::Result<Self> {
+        socket.listen()?;
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;

@@ -5,7 +5,8 @@
 //! <path>_<port>   the host listens: connections of the guest to (CID 2, port)
 //! ```
 //! As Firecracker does, so that its clients work. Invariants: the socket belongs to the VM's owner
-//! alone (0600). No call waits: a host that is too busy to accept refuses.
+//! alone (0600). No call waits: a host that is too busy to accept refuses, and so do we while the guest
+//! has no driver that could answer.
 //!
 //! An address in the kernel has room for 107 bytes of path (unix(7)), so sockets are named through
 //! a descriptor of their folder, as the console's is.
@@ -23,7 +24,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 /// Connections that wait to be accepted: some scripts open many at once.
 const BACKLOG: i32 = 128;
 
-/// The listening socket; dropping it removes its file.
+/// The socket at `<path>`; dropping it removes its file.
 #[derive(Debug)]
 pub(super) struct HostSocket {
     folder: OwnedFd,
@@ -32,8 +33,9 @@ pub(super) struct HostSocket {
 }
 
 impl HostSocket {
-    /// Listens on `path`, replacing a socket there, which a killed VM process left.
-    pub(super) fn listen(path: &Path) -> io::Result<Self> {
+    /// Takes `path`, replacing a socket there, which a killed VM process left. Who connects is refused
+    /// until [`HostSocket::listen`].
+    pub(super) fn bind(path: &Path) -> io::Result<Self> {
         let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
@@ -53,12 +55,16 @@ impl HostSocket {
         // bind gives the file the mode of the socket, so it is never open to others.
         rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
         rustix::net::bind(&socket, &SocketAddrUnix::new(short(&folder, name))?)?;
-        rustix::net::listen(&socket, BACKLOG)?;
         Ok(Self {
             name: name.to_owned(),
             listener: socket.into(),
             folder,
         })
+    }
+
+    /// Lets the host connect, from now on.
+    pub(super) fn listen(&self) -> io::Result<()> {
+        Ok(rustix::net::listen(&self.listener, BACKLOG)?)
     }
 
     /// The listener, which does not block.
@@ -115,11 +121,14 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn the_socket_is_private_replaces_a_dead_one_and_goes_with_its_owner() {
+    fn the_socket_is_private_replaces_a_dead_one_refuses_at_first_and_goes_with_its_owner() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vsock.sock");
         drop(UnixListener::bind(&path).unwrap());
-        let socket = HostSocket::listen(&path).unwrap();
+        let socket = HostSocket::bind(&path).unwrap();
+        let refused = UnixStream::connect(&path).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        socket.listen().unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let _client = UnixStream::connect(&path).unwrap();
@@ -137,7 +146,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vsock.sock");
         std::fs::write(&path, "precious").unwrap();
-        assert!(HostSocket::listen(&path).is_err());
+        assert!(HostSocket::bind(&path).is_err());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
 
@@ -146,7 +155,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let deep = folder.path().join("d".repeat(200));
         std::fs::create_dir(&deep).unwrap();
-        let socket = HostSocket::listen(&deep.join("vsock.sock")).unwrap();
+        let socket = HostSocket::bind(&deep.join("vsock.sock")).unwrap();
         // The host's service has the same trouble, so it is reached by a link.
         let short = folder.path().join("s");
         std::os::unix::fs::symlink(&deep, &short).unwrap();
@@ -159,7 +168,7 @@ mod tests {
     #[test]
     fn a_service_that_does_not_accept_is_refused_without_waiting() {
         let folder = tempfile::tempdir().unwrap();
-        let socket = HostSocket::listen(&folder.path().join("v")).unwrap();
+        let socket = HostSocket::bind(&folder.path().join("v")).unwrap();
         let service = UnixListener::bind(folder.path().join("v_1")).unwrap();
         rustix::net::listen(&service, 1).unwrap();
         let mut held = Vec::new();

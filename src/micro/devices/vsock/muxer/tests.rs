@@ -26,7 +26,7 @@ impl Guest {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("v");
-        let socket = Arc::new(HostSocket::listen(&path).unwrap());
+        let socket = Arc::new(HostSocket::bind(&path).unwrap());
         Self {
             muxer: Muxer::new(CID, socket).unwrap(),
             path,
