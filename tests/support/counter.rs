@@ -19,46 +19,54 @@ const SOON: Duration = Duration::from_secs(60);
 /// The image's name, as it would have been pulled.
 pub(crate) const IMAGE: &str = "docker.io/library/counter:latest";
 
+/// What a VM is that runs the image anywhere.
+pub(crate) const SHAPE: [&str; 8] = [
+    "--engine",
+    "micro",
+    "--cpu",
+    "1",
+    "--memory",
+    "64M",
+    "--storage",
+    "64M",
+];
+
 /// A root folder with a running VM `counter`.
 pub(crate) struct Counter {
     pub(crate) cocoon: Cocoon,
+    /// What every command is told besides.
+    env: Vec<(&'static str, PathBuf)>,
 }
 
 impl Counter {
     /// Nothing, and a line that says why, where it cannot run.
-    #[expect(clippy::print_stdout, reason = "it says why a test did not run")]
     pub(crate) fn run() -> Option<Self> {
+        Self::run_with(0, Vec::new())
+    }
+
+    /// As [`Counter::run`], with so many NICs, and with `env` for each of its commands.
+    #[expect(clippy::print_stdout, reason = "it says why a test did not run")]
+    pub(crate) fn run_with(nics: u16, env: Vec<(&'static str, PathBuf)>) -> Option<Self> {
         if !rustix::process::geteuid().is_root() || !std::path::Path::new("/dev/kvm").exists() {
             println!("SKIPPED: it needs root and /dev/kvm");
             return None;
         }
         let cocoon = Cocoon::new();
         install(&cocoon);
-        let counter = Self { cocoon };
-        counter.ok(&[
-            "vm",
-            "run",
-            "--name",
-            "counter",
-            "--engine",
-            "micro",
-            "--nics",
-            "0",
-            "--cpu",
-            "1",
-            "--memory",
-            "64M",
-            "--storage",
-            "64M",
-            "counter",
-        ]);
+        let counter = Self { cocoon, env };
+        let mut run = vec!["vm", "run", "--name", "counter"];
+        let nics = nics.to_string();
+        run.extend(SHAPE.iter().chain(&["--nics", &nics, "counter"]));
+        counter.ok(&run);
         counter.goes_on();
         Some(counter)
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> std::process::Command {
         let mut command = self.cocoon.command(args);
-        command.env("COCOON_IGNORE_KVM_CHECK", "1");
+        command
+            .env("COCOON_IGNORE_KVM_CHECK", "1")
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -76,7 +84,7 @@ impl Counter {
         stderr(&output)
     }
 
-    fn try_(&self, args: &[&str]) -> Output {
+    pub(crate) fn try_(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
 
@@ -85,7 +93,11 @@ impl Counter {
     }
 
     pub(crate) fn state(&self) -> String {
-        let vm = self.json(&["vm", "inspect", "counter"]);
+        self.state_of("counter")
+    }
+
+    pub(crate) fn state_of(&self, vm: &str) -> String {
+        let vm = self.json(&["vm", "inspect", vm]);
         vm["state"].as_str().unwrap().to_owned()
     }
 
@@ -94,17 +106,22 @@ impl Counter {
     }
 
     /// What the guest has counted so far, in bytes of what it printed.
-    pub(crate) fn count(&self) -> u64 {
-        let vm = self.json(&["vm", "inspect", "counter"]);
+    pub(crate) fn count(&self, vm: &str) -> u64 {
+        let vm = self.json(&["vm", "inspect", vm]);
         let log = vm["console_log"].as_str().unwrap();
         std::fs::metadata(log).map_or(0, |file| file.len())
     }
 
     /// Waits until the guest counts on.
     pub(crate) fn goes_on(&self) {
-        let (before, deadline) = (self.count(), Instant::now() + SOON);
+        self.vm_goes_on("counter");
+    }
+
+    /// Waits until the guest of `vm` counts on.
+    pub(crate) fn vm_goes_on(&self, vm: &str) {
+        let (before, deadline) = (self.count(vm), Instant::now() + SOON);
         // The log is a file; nobody tells of its growth.
-        while self.count() == before {
+        while self.count(vm) == before {
             assert!(Instant::now() < deadline, "the guest stands still");
         }
     }
@@ -112,9 +129,9 @@ impl Counter {
     /// Sees that a paused guest does not count.
     pub(crate) fn stands_still(&self) {
         let settled = || {
-            let before = self.count();
+            let before = self.count("counter");
             std::thread::sleep(Duration::from_millis(200));
-            self.count() == before
+            self.count("counter") == before
         };
         // What was printed before may still be on its way to the log; then nothing may come.
         assert!(settled() || settled(), "the guest counts");
@@ -123,7 +140,10 @@ impl Counter {
 
 impl Drop for Counter {
     fn drop(&mut self) {
-        let _ = self.try_(&["vm", "rm", "--force", "counter"]);
+        let vms = self.try_(&["vm", "list", "-q"]);
+        for vm in stdout(&vms).lines() {
+            let _ = self.try_(&["vm", "rm", "--force", vm]);
+        }
     }
 }
 

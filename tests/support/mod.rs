@@ -1,6 +1,8 @@
 //! Starts the program in a root folder of its own.
 
 pub(crate) mod counter;
+#[cfg(feature = "failpoints")]
+pub(crate) mod left;
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -1,0 +1,156 @@
+//! The same with a NIC, by Debian's CNI plugins, in a network and mount namespace of the test's own.
+
+use std::fs;
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use serde_json::json;
+
+use super::{Verb, kill_at_every_step, nothing};
+use crate::support::counter::{Counter, SHAPE};
+use crate::support::left;
+
+/// Where Debian's containernetworking-plugins are.
+const PLUGINS: &str = "/usr/lib/cni";
+
+/// Where named namespaces stand.
+const NETNS: &str = "/var/run/netns";
+
+/// A VM with a NIC, and the address leases of its host.
+struct Host {
+    counter: Counter,
+    dir: tempfile::TempDir,
+}
+
+/// Runs `test` on a host of its own: what it starts is there, too. Or says why not.
+fn on_a_host(test: impl FnOnce(&Host) + Send) {
+    if !Path::new(PLUGINS).join("bridge").exists() {
+        println!("SKIPPED: no CNI plugins in {PLUGINS}");
+        return;
+    }
+    let host = || {
+        if let Err(error) = become_private() {
+            println!("SKIPPED: no private network and mount namespaces: {error}");
+            return;
+        }
+        if let Some(host) = Host::new() {
+            test(&host);
+        }
+    };
+    let outcome = std::thread::scope(|scope| scope.spawn(host).join());
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn become_private() -> nix::Result<()> {
+    let none = None::<&str>;
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
+    mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none)?;
+    // The folder does not exist on a machine that never had a named namespace.
+    fs::create_dir_all(NETNS).map_err(|_| nix::Error::EIO)?;
+    mount(Some("tmpfs"), NETNS, Some("tmpfs"), MsFlags::empty(), none)
+}
+
+impl Host {
+    fn new() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let list = json!({
+            "cniVersion": "1.0.0", "name": "test",
+            "plugins": [{
+                "type": "bridge", "bridge": "cni-test", "isGateway": true,
+                "ipam": {
+                    "type": "host-local", "dataDir": dir.path().join("leases"),
+                    "ranges": [[{"subnet": "10.78.0.0/16"}]],
+                },
+            }],
+        });
+        fs::write(dir.path().join("test.conflist"), list.to_string()).unwrap();
+        let env = vec![
+            ("COCOON_CNI_BIN_DIR", PLUGINS.into()),
+            ("COCOON_CNI_CONF_DIR", dir.path().to_owned()),
+        ];
+        let counter = Counter::run_with(1, env)?;
+        Some(Self { counter, dir })
+    }
+
+    /// Asserts that each VM has its namespace and its lease, and nobody else has.
+    fn check(&self) {
+        let vms = self.counter.ok(&["vm", "list", "-q"]);
+        let vms: Vec<_> = vms.lines().collect();
+        let mut namespaces: Vec<_> = vms.iter().map(|vm| format!("cocoon-{vm}")).collect();
+        namespaces.sort();
+        let found: Vec<_> = left::names(Path::new(NETNS)).into_iter().collect();
+        assert_eq!(found, namespaces, "namespaces");
+        let leases = left::names(&self.dir.path().join("leases/test"));
+        let leases = leases.iter().filter(|name| name.starts_with("10."));
+        assert_eq!(leases.count(), vms.len(), "leases");
+    }
+}
+
+#[test]
+fn root_a_clone_with_a_nic_may_be_killed_at_every_step() {
+    on_a_host(|host| {
+        let counter = &host.counter;
+        counter.ok(&["snapshot", "save", "--name", "moment", "counter"]);
+        kill_at_every_step(
+            counter,
+            &Verb {
+                args: &["vm", "clone", "--name", "other", "moment"],
+                before: &nothing,
+                is_done: &|| {
+                    host.check();
+                    counter.has("vm", "other")
+                },
+                done_at: "clone: VM complete",
+                after: &|| {
+                    counter.runs_and_goes("other");
+                    host.check();
+                },
+            },
+        );
+    });
+}
+
+#[test]
+fn root_the_life_of_a_vm_with_a_nic_may_be_killed_at_every_step() {
+    on_a_host(|host| {
+        let counter = &host.counter;
+        let run = [&["vm", "run", "--name", "other", "--nics", "1"], &SHAPE[..]].concat();
+        let run = [&run[..], &["counter"]].concat();
+        kill_at_every_step(
+            counter,
+            &Verb {
+                args: &run,
+                before: &nothing,
+                is_done: &|| {
+                    host.check();
+                    counter.has("vm", "other")
+                },
+                done_at: "create: VM complete",
+                after: &|| {
+                    counter.ok(&["vm", "start", "other"]);
+                    counter.runs_and_goes("other");
+                    host.check();
+                },
+            },
+        );
+        kill_at_every_step(
+            counter,
+            &Verb {
+                args: &["vm", "rm", "--force", "other"],
+                before: &|| {
+                    counter.ok(&run);
+                },
+                is_done: &|| {
+                    let is_gone = !counter.has("vm", "other");
+                    host.check();
+                    is_gone
+                },
+                done_at: "rm: recorded as being removed",
+                after: &nothing,
+            },
+        );
+    });
+}

@@ -1,0 +1,97 @@
+//! What there is on the host that no record explains.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use super::counter::Counter;
+
+/// Everything that a VM's folder may hold while no command is at work on it.
+const OF_A_VM: [&str; 7] = [
+    "alive.lock",
+    "api.sock",
+    "console.sock",
+    "control.sock",
+    "cow.raw",
+    "spec.json",
+    "vsock.sock",
+];
+
+/// Asserts that there is nothing which the records do not explain: no folder, lock, file or process, and
+/// nothing that `gc` would remove. `after` says after what.
+pub(crate) fn nothing(counter: &Counter, after: &str) {
+    let dry = counter.json(&["gc", "--dry-run", "-o", "json"]);
+    assert_eq!(dry["removed"], serde_json::json!([]), "gc, after {after}");
+    let root = counter.cocoon.root.path();
+    let vms = ids(counter, "vm");
+    let snapshots = ids(counter, "snapshot");
+    let locks = |kind, ids: &BTreeSet<String>| -> BTreeSet<String> {
+        ids.iter().map(|id| format!("{kind}-{id}.lock")).collect()
+    };
+    let mut all_locks: BTreeSet<_> = ["database.lock", "references.lock"]
+        .map(str::to_owned)
+        .into();
+    all_locks.extend(locks("vm", &vms));
+    all_locks.extend(locks("snapshot", &snapshots));
+    for (folder, known) in [
+        ("run/vms", &vms),
+        ("log/vms", &vms),
+        ("snapshots", &snapshots),
+        ("locks", &all_locks),
+        ("staging", &BTreeSet::new()),
+    ] {
+        assert_eq!(&names(&root.join(folder)), known, "{folder}, after {after}");
+    }
+    let of_a_vm = OF_A_VM.map(str::to_owned).into();
+    for vm in &vms {
+        let files = names(&root.join("run/vms").join(vm));
+        let strange: Vec<_> = files.difference(&of_a_vm).collect();
+        assert!(strange.is_empty(), "{strange:?} of {vm}, after {after}");
+    }
+    assert_eq!(
+        processes(root),
+        alive(counter),
+        "VM processes, after {after}"
+    );
+}
+
+fn ids(counter: &Counter, kind: &str) -> BTreeSet<String> {
+    let listed = counter.ok(&[kind, "list", "-q"]);
+    listed.lines().map(str::to_owned).collect()
+}
+
+fn alive(counter: &Counter) -> BTreeSet<String> {
+    let vms = counter.json(&["vm", "list", "-o", "json"]);
+    let alive = vms.as_array().unwrap().iter().filter(|vm| {
+        let state = vm["state"].as_str().unwrap();
+        ["running", "paused"].contains(&state)
+    });
+    alive
+        .map(|vm| vm["id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+pub(crate) fn names(folder: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+/// The VMs below `root` that have a process, by what it was started with.
+fn processes(root: &Path) -> BTreeSet<String> {
+    let vms = root.join("run/vms");
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        // Empty of a process that has ended, and of one that is none's.
+        let line = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<_> = line.split('\0').collect();
+        if let [_, "__vmm", spec, ..] = words[..]
+            && let Ok(spec) = Path::new(spec).strip_prefix(&vms)
+        {
+            let vm = spec.parent().unwrap().to_str().unwrap();
+            assert!(found.insert(vm.to_owned()), "two processes of VM {vm}");
+        }
+    }
+    found
+}
