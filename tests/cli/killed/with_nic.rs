@@ -103,6 +103,7 @@ fn root_a_clone_with_a_nic_may_be_killed_at_every_step() {
                     host.check();
                     counter.has("vm", "other")
                 },
+                done_at: "clone: VM complete",
                 after: &|| {
                     counter.runs_and_goes("other");
                     host.check();
@@ -127,6 +128,7 @@ fn root_the_life_of_a_vm_with_a_nic_may_be_killed_at_every_step() {
                     host.check();
                     counter.has("vm", "other")
                 },
+                done_at: "create: VM complete",
                 after: &|| {
                     counter.ok(&["vm", "start", "other"]);
                     counter.runs_and_goes("other");
@@ -146,6 +148,7 @@ fn root_the_life_of_a_vm_with_a_nic_may_be_killed_at_every_step() {
                     host.check();
                     is_gone
                 },
+                done_at: "rm: recorded as being removed",
                 after: &nothing,
             },
         );
