@@ -3,7 +3,7 @@
 //! ```text
 //! snapshot ──read──▶ Source ──reserve──▶ Reserved ──prepare──▶ folder, disks, network: closed
 //!          checks            row, name, pins                      │
-//!                     network: open ◀── identity ◀── restore ◀───┘
+//!        grown ◀── network: open ◀── identity ◀── restore ◀──────┘
 //! ```
 //!
 //! Invariants: a clone runs, or there is none: until its network is open its row says `creating`, though

@@ -10,9 +10,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use cocoon::units::ByteSize;
+use cocoon::vm::spec::VmSpec;
 use cocoon_full::CloudHypervisor;
 use conformance::console::readable;
-use conformance::spec::{Tap, disk, nic};
+use conformance::spec::{Tap, disk, nic, paths};
 use conformance::{Case, Lab, Needs, SOON, Subject, say};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -39,6 +41,12 @@ static CLOUD_HYPERVISOR: Subject = Subject {
             name: "a_forbidden_call_is_named",
             needs: Needs::Kvm,
             body: a_forbidden_call_is_named,
+        },
+        Case {
+            name: "a_saved_vm_is_restored_larger_and_what_is_saved_of_it_is_as_large",
+            // Not Linux, but a KVM that gives a VM's whole state, as where Linux runs.
+            needs: Needs::Guest,
+            body: a_saved_vm_is_restored_larger,
         },
         Case {
             name: "the_window_size_is_the_guests",
@@ -103,6 +111,55 @@ fn make_forbidden_call() {
         rustix::process::getppid()
     });
     let _ = confined.join();
+}
+
+/// Memory that is plugged in: two blocks of it.
+const PLUGGED: ByteSize = ByteSize::from_mib(256);
+
+/// A chain of three processes: one saves, the next restores that larger and saves it, the last restores
+/// what is so large already.
+fn a_saved_vm_is_restored_larger(lab: &Lab) {
+    if let Some((part, folder)) = &lab.part {
+        let spec = std::fs::read(folder.join("spec.json")).expect("it was saved");
+        let mut spec: VmSpec = serde_json::from_slice(&spec).expect("it is JSON");
+        spec.paths = paths(lab.folder.path());
+        spec.cpus.added = 3;
+        spec.memory.added = PLUGGED;
+        let mut vm = lab.restore(spec, &folder.join(part));
+        assert_confined("vcpu3");
+        let info = vm.machine.info().expect("a running VM has an info");
+        let sizes = [
+            &info["config"]["cpus"]["boot_vcpus"],
+            &info["memory_actual_size"],
+        ];
+        let memory = ByteSize::from_mib(64).bytes() + PLUGGED.bytes();
+        assert_eq!(sizes.map(|size| size.as_u64()), [Some(4), Some(memory)]);
+        vm.pause();
+        let next = folder.join(format!("{part}-next"));
+        std::fs::create_dir(&next).expect("there is room");
+        vm.save(&next);
+        let state = std::fs::read_to_string(next.join("state.json")).expect("it was saved");
+        assert!(state.contains(r#"disk_nsectors\":8192"#), "{state}");
+        vm.is_ended();
+        return;
+    }
+    let mut spec = lab.counter(ByteSize::from_mib(64), ByteSize::from_mib(16));
+    spec.cpus.max = 8;
+    spec.memory.max = ByteSize::from_gib(1);
+    let mut vm = lab.boot(spec);
+    vm.pause();
+    vm.save(&lab.make_folder("saved"));
+    vm.is_ended();
+    let folder = lab.folder.path();
+    let spec = serde_json::to_vec(&vm.spec).expect("it is JSON");
+    std::fs::write(folder.join("spec.json"), spec).expect("there is room");
+    let disk = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&vm.spec.disks[0].path);
+    let grown = disk.and_then(|disk| disk.set_len(4 << 20));
+    grown.expect("there is room");
+    lab.part("saved", folder).ends_well();
+    lab.part("saved-next", folder).ends_well();
 }
 
 fn the_window_size_is_the_guests(lab: &Lab) {
