@@ -30,7 +30,7 @@ has() {
     [ "$disk" -ge "$4" ] || fail "the root of $1 has $disk kB, not $4"
 }
 
-lab_clones_go_on_where_the_snapshot_stood_and_restore_takes_back() { # 700 s
+lab_clones_go_on_where_the_snapshot_stood_and_restore_takes_back() { # 900 s
     run_tiny source
     in_guest source "echo before >/etc/word; $COUNTER"
     local own saved vm first mac address late
@@ -77,20 +77,20 @@ lab_clones_go_on_where_the_snapshot_stood_and_restore_takes_back() { # 700 s
     assert_eq "$(cocoon vm list -o json | jq length)" 3 "VMs after refused clones"
 
     # Larger than what was saved; and so is what is saved of that.
-    cocoon vm clone --name large --nics 1 --cpu 4 --memory 1G --storage 2G moment
-    has large 4 900000 1900000
+    cocoon vm clone --name large --nics 1 --cpu 4 --memory 512M --storage 2G moment
+    has large 4 450000 1900000
     assert_eq "$(says large 'cat /etc/word')" before "a file of the larger clone"
-    assert_eq "$(vm_field large '.config | [.cpu, .memory, .storage] | join(" ")')" "4 1073741824 2147483648" "sizes of the larger clone"
+    assert_eq "$(vm_field large '.config | [.cpu, .memory, .storage] | join(" ")')" "4 536870912 2147483648" "sizes of the larger clone"
     at_exit 'cocoon snapshot rm larger'
     cocoon snapshot save --name larger large >/dev/null
     refused "at least what was saved, 4" cocoon vm clone --cpu 1 larger
     cocoon vm clone --name larger larger
-    has larger 4 900000 1900000
+    has larger 4 450000 1900000
     cocoon vm rm --force larger
     cocoon vm stop --force large
     cocoon vm start large
     cocoon vm exec --wait "$TINY_BOOT_SECONDS" large -- true
-    has large 4 900000 1900000
+    has large 4 450000 1900000
     cocoon vm rm --force large
     cocoon snapshot rm larger
 
