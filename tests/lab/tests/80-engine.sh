@@ -37,7 +37,7 @@ lab_engine_saves_and_restores() { # 600 s
     engine_cases saved
 }
 
-lab_engine_grows_what_it_restores() { # 300 s
+lab_engine_grows_what_it_restores() { # 600 s
     only_if_long micro
     engine_cases grow
 }
