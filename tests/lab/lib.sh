@@ -32,6 +32,12 @@ skip() {
     exit 77
 }
 
+# only_if_long [ENGINE] leaves the test out unless it is asked for, or it is ENGINE's.
+only_if_long() {
+    [ "$COCOON_ENGINE" = "${1:-}" ] || [ -n "${COCOON_ENGINE_LONG:-}" ] ||
+        skip "it takes minutes on $COCOON_ENGINE: COCOON_ENGINE_LONG is not set"
+}
+
 # assert_eq GOT WANT WHAT
 assert_eq() {
     [ "$1" = "$2" ] || fail "$3: got '$1', want '$2'"

@@ -27,11 +27,6 @@ pub(crate) const CASES: &[Case] = &[
         body: memory_goes_on_beyond_the_hole,
     },
     Case {
-        name: "a_guest_on_huge_pages_takes_them_from_the_pool_and_gives_them_back",
-        needs: Needs::Guest,
-        body: a_guest_on_huge_pages_takes_them_from_the_pool_and_gives_them_back,
-    },
-    Case {
         name: "what_the_guest_wrote_outlives_its_reboot",
         needs: Needs::Guest,
         body: what_the_guest_wrote_outlives_its_reboot,
@@ -140,56 +135,6 @@ fn memory_goes_on_beyond_the_hole(lab: &Lab) {
         "same"
     );
     vm.is_ended();
-}
-
-/// The lab host's pool of huge pages, which is as it was when this is dropped.
-struct Pool {
-    before: String,
-}
-
-impl Pool {
-    const SIZE: &str = "/proc/sys/vm/nr_hugepages";
-
-    fn of(pages: u64) -> Self {
-        let before = fs::read_to_string(Self::SIZE).expect("the host has a pool");
-        fs::write(Self::SIZE, pages.to_string()).expect("the host has this much memory");
-        assert_eq!(Self::free(), pages, "the host's memory is in pieces");
-        Self { before }
-    }
-
-    fn free() -> u64 {
-        let said = fs::read_to_string("/proc/meminfo").expect("/proc is mounted");
-        let line = said
-            .lines()
-            .find_map(|line| line.strip_prefix("HugePages_Free:"));
-        let pages = line.and_then(|pages| pages.trim().parse().ok());
-        pages.expect("the kernel has huge pages")
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        // A pool that stays costs the next test its memory, which it then says.
-        let _ = fs::write(Self::SIZE, &self.before);
-    }
-}
-
-fn a_guest_on_huge_pages_takes_them_from_the_pool_and_gives_them_back(lab: &Lab) {
-    // 256 MiB of 2 MiB each, and some that nobody is to touch.
-    const TAKEN: u64 = 128;
-    const SPARE: u64 = 4;
-    let pool = Pool::of(TAKEN + SPARE);
-    let mut spec = lab.guest(1);
-    spec.memory.hugepages = true;
-    let mut vm = lab.boot(spec);
-    vm.console.until("GUEST UP");
-    assert_eq!(vm.console.run("echo a''live"), "alive");
-    // Reserved or touched, they are not for others; the free ones that are reserved count as free.
-    let held = kib("HugetlbPages:") / 2048;
-    assert!((1..=TAKEN).contains(&held), "{held} pages");
-    vm.is_ended();
-    assert_eq!(Pool::free(), TAKEN + SPARE, "pages are given back");
-    drop(pool);
 }
 
 fn what_the_guest_wrote_outlives_its_reboot(lab: &Lab) {

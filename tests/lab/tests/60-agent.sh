@@ -38,6 +38,7 @@ exit_code() {
 
 # One VM for all of it: each boot costs ten seconds.
 lab_agent_runs_commands_and_copies_files() { # 420 s
+    only_if_long micro
     need_image tiny
     cocoon vm run --name hand --memory 256M --storage 1G --cpu 1 "$REGISTRY/tiny:latest"
     # No waiting for the console: it is for the verb to wait.

@@ -140,6 +140,7 @@ snapshots_outlive_their_vm_and_keep_its_image() {
 
 # One VM for all of it: each boot costs ten seconds.
 lab_snapshots_are_whole_and_their_guest_goes_on() { # 400 s
+    only_if_long micro
     run_tiny counter
     at_exit 'cocoon snapshot rm $(cocoon snapshot list -q) 2>/dev/null'
     COUNTING=$(vm_field counter .console_log)

@@ -15,25 +15,18 @@ engine_cases() {
     return $code
 }
 
-# only_if_long [ENGINE] leaves the test out, unless it is asked for, or it is ENGINE's: its devices and
-# saved VMs are our own code, and no slower than need be.
-only_if_long() {
-    [ "$COCOON_ENGINE" = "${1:-}" ] || [ -n "${COCOON_ENGINE_LONG:-}" ] ||
-        skip "these cases take minutes on $COCOON_ENGINE: COCOON_ENGINE_LONG is not set"
-}
-
 lab_engine_begins_and_ends_vms() { # 400 s
     only_if_long
     engine_cases life
 }
 
 lab_engine_has_the_devices_of_the_spec() { # 600 s
-    only_if_long micro
+    only_if_long
     engine_cases devices
 }
 
 lab_engine_saves_and_restores() { # 600 s
-    only_if_long micro
+    only_if_long
     engine_cases saved
 }
 
@@ -43,5 +36,6 @@ lab_engine_grows_what_it_restores() { # 600 s
 }
 
 lab_engine_has_what_it_alone_has() { # 200 s
+    only_if_long micro
     engine_cases special
 }
