@@ -8,6 +8,9 @@
 //! A VM grows only while it is restored, as nothing of its process knows another size than the one it was
 //! made with. What was plugged in stays: a guest that boots again boots with all of it, its memory in one,
 //! and has all its slots again.
+//!
+//! A limit that is Linux's: with 64 GiB or more at its boot it chooses blocks of up to 2 GiB, by what its
+//! RAM's end is a multiple of, and refuses memory that is no multiple of those.
 
 use serde::{Deserialize, Serialize};
 
