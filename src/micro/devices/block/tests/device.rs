@@ -91,10 +91,11 @@ fn a_driver_is_told_that_its_disk_grew_while_it_was_saved() {
     let data = driver.room(512);
     assert_eq!(driver.ask(IN, 15, &[data]).0, OK);
     assert_eq!(driver.ask(IN, 16, &[data]).0, IOERR);
-    // Told once.
+    // Told once. That a queue was used may stand there: the driver saw it before its interrupt came.
+    const CONFIGURATION_CHANGED: u32 = 1 << 1;
     let saved = driver.save();
     driver.restore(grown(&saved), &saved).unwrap();
-    assert_eq!(driver.read(0x60), 0);
+    assert_eq!(driver.read(0x60) & CONFIGURATION_CHANGED, 0);
     assert_eq!(driver.read(0xfc), 1);
 }
 
