@@ -117,18 +117,27 @@ impl Host {
     /// # Errors
     /// Any of them is unknown or ambiguous: then nothing should be done to the others either.
     pub fn resolve_all<'a>(&self, references: &'a [String]) -> Result<Vec<(VmId, &'a str)>, Error> {
-        let mut found: Vec<(VmId, &str)> = Vec::new();
-        self.database()?.read(|tx| {
-            for reference in references {
-                let id = records::resolve(tx, reference)?;
-                if !found.iter().any(|(known, _)| *known == id) {
-                    found.push((id, reference));
-                }
-            }
-            Ok::<_, Error>(())
-        })?;
-        Ok(found)
+        self.database()?
+            .read(|tx| each_once(references, |reference| Ok(records::resolve(tx, reference)?)))
     }
+}
+
+/// What each of `references` means, each thing once, in the order and by the name of first mention.
+///
+/// # Errors
+/// `resolve` failed for one of them.
+fn each_once<'a, T: PartialEq>(
+    references: &'a [String],
+    mut resolve: impl FnMut(&'a str) -> Result<T, Error>,
+) -> Result<Vec<(T, &'a str)>, Error> {
+    let mut found: Vec<(T, &str)> = Vec::new();
+    for reference in references {
+        let thing = resolve(reference)?;
+        if !found.iter().any(|(known, _)| *known == thing) {
+            found.push((thing, reference));
+        }
+    }
+    Ok(found)
 }
 
 /// Refuses a user who may not make namespaces, devices and KVM guests.

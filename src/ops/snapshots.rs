@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Error, Host, require_root};
+use super::{Error, Host, each_once, require_root};
 use crate::snapshot::manifest::Depth;
 use crate::snapshot::records::{self, SnapshotRecord, SnapshotRecordError};
 use crate::snapshot::{Manifest, ManifestError, SnapshotState};
@@ -60,17 +60,8 @@ pub fn resolve_all<'a>(
     host: &Host,
     references: &'a [String],
 ) -> Result<Vec<(SnapshotId, &'a str)>, Error> {
-    let mut found: Vec<(SnapshotId, &str)> = Vec::new();
-    host.database()?.read(|tx| {
-        for reference in references {
-            let id = records::resolve(tx, reference)?;
-            if !found.iter().any(|(known, _)| *known == id) {
-                found.push((id, reference));
-            }
-        }
-        Ok::<_, Error>(())
-    })?;
-    Ok(found)
+    host.database()?
+        .read(|tx| each_once(references, |reference| Ok(records::resolve(tx, reference)?)))
 }
 
 /// One snapshot, in whatever state.

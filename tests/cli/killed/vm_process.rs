@@ -91,6 +91,15 @@ fn root_a_vm_process_that_dies_leaves_no_clone_and_a_vm_its_own_disk() {
     }
 }
 
+/// Starts the VM anew, without a snapshot, in a process that obeys `variable` at a later step.
+fn start_obeying(counter: &Counter, variable: &str, step: &str) {
+    let _ = counter.try_(&["snapshot", "rm", "moment"]);
+    counter.ok(&["vm", "stop", "--force", "counter"]);
+    let mut start = counter.command(&["vm", "start", "counter"]);
+    let started = start.env(variable, step).output().unwrap();
+    assert!(started.status.success(), "{step}: {}", stderr(&started));
+}
+
 #[test]
 fn root_a_vm_process_that_dies_in_a_save_leaves_a_stopped_vm_and_no_snapshot() {
     let Some(counter) = Counter::run() else {
@@ -98,11 +107,7 @@ fn root_a_vm_process_that_dies_in_a_save_leaves_a_stopped_vm_and_no_snapshot() {
     };
     counter.ok(&["vm", "stop", "--force", "counter"]);
     for step in steps_of_a_save(&counter) {
-        let _ = counter.try_(&["snapshot", "rm", "moment"]);
-        counter.ok(&["vm", "stop", "--force", "counter"]);
-        let mut start = counter.command(&["vm", "start", "counter"]);
-        let started = start.env("COCOON_VM_FAILPOINT", &step).output().unwrap();
-        assert!(started.status.success(), "{}", stderr(&started));
+        start_obeying(&counter, "COCOON_VM_FAILPOINT", &step);
         counter.refused(&SAVE);
         assert_eq!(counter.state(), "stopped", "{step}");
         left::nothing(&counter, &step);
@@ -119,11 +124,7 @@ fn root_a_save_that_is_killed_while_the_vm_process_is_at_it_leaves_nothing_after
     };
     counter.ok(&["vm", "stop", "--force", "counter"]);
     for step in steps_of_a_save(&counter) {
-        let _ = counter.try_(&["snapshot", "rm", "moment"]);
-        counter.ok(&["vm", "stop", "--force", "counter"]);
-        let mut start = counter.command(&["vm", "start", "counter"]);
-        let started = start.env("COCOON_VM_FAILPOINT_STOP", &step).output();
-        assert!(started.unwrap().status.success(), "{step}");
+        start_obeying(&counter, "COCOON_VM_FAILPOINT_STOP", &step);
         let pid = counter.json(&["vm", "inspect", "counter"])["pid"].clone();
         let pid = i32::try_from(pid.as_i64().unwrap()).unwrap();
         kill_when_halted(counter.command(&SAVE).spawn().unwrap(), pid, &step);
