@@ -31,7 +31,7 @@ lab_engine_saves_and_restores() { # 600 s
 }
 
 lab_engine_grows_what_it_restores() { # 600 s
-    only_if_long micro
+    only_if_long
     engine_cases grow
 }
 
