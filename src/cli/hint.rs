@@ -122,6 +122,7 @@ fn operation(error: &ops::Error) -> Option<String> {
         Error::BlobMissing { image, .. } => {
             return Some(format!("fetch it again: cocoon image pull {image}"));
         }
+        Error::SavedHugepagesShort { .. } => "free some, or raise vm.nr_hugepages",
         Error::HugepagesShort { .. } => "free some, raise vm.nr_hugepages, or use --hugepages off",
         Error::NoMkfs(_) => "install it: apt-get install e2fsprogs",
         Error::Format { output, .. } if output.contains("No space left") => DISK_FULL,

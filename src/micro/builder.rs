@@ -43,6 +43,7 @@ use super::vm::{Parts, Vm};
 use super::{chip, layout, seccomp};
 use crate::units::ByteSize;
 use crate::vm::spec::{Boot, CONSOLE_TOKEN, VmSpec};
+use crate::vmm::engine::RestoredMemory;
 
 /// How the kernel calls the first serial port.
 const CONSOLE: &str = "console=ttyS0";
@@ -108,6 +109,15 @@ pub(super) fn restore(site: Site<'_>, from: &Path) -> Result<Vm, Error> {
     start(parts, buses, vcpus, extent, site.notices)
 }
 
+/// How a restored VM gets its memory.
+pub(super) fn restored_memory(hugepages: bool) -> RestoredMemory {
+    // The host's pool has pages for anonymous memory alone, not for that of a file.
+    match hugepages {
+        true => RestoredMemory::Copied,
+        false => RestoredMemory::OnDemand,
+    }
+}
+
 /// The RAM that was saved, and what is plugged in now.
 fn saved_ram(
     saved: &Saved,
@@ -116,13 +126,14 @@ fn saved_ram(
     path: &Path,
 ) -> Result<GuestRam, Error> {
     let (pieces, file) = (saved.memory.clone(), open(path)?);
-    let mut ram = if hugepages {
-        // The host's pool has pages for anonymous memory alone.
-        let ram = GuestRam::allocate(pieces, true)?;
-        ram.fill_from(&file, 0)?;
-        ram
-    } else {
-        GuestRam::from_file(&file, 0, pieces)?
+    let mut ram = match restored_memory(hugepages) {
+        RestoredMemory::Copied => {
+            tracing::info!("memory in huge pages is not restored on demand, but copied");
+            let ram = GuestRam::allocate(pieces, true)?;
+            ram.fill_from(&file, 0)?;
+            ram
+        }
+        RestoredMemory::OnDemand => GuestRam::from_file(&file, 0, pieces)?,
     };
     if growth.memory > 0 {
         ram.plug(growth.memory, hugepages)?;

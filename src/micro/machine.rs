@@ -33,7 +33,7 @@ use super::vm::Vm;
 use crate::sys::thread::STACK_BYTES;
 use crate::vm::spec::{Memory, VmSpec};
 use crate::vmm::Machine;
-use crate::vmm::engine::{EngineError, Event, StopReason};
+use crate::vmm::engine::{EngineError, Event, RestoredMemory, StopReason};
 
 /// Wait for a panicked guest to reboot itself, as `kernel.panic` may tell it to after some seconds;
 /// beyond a minute and a margin it is taken to hang, which is what the default of 0 does.
@@ -44,6 +44,7 @@ const PANIC_GRACE: Duration = Duration::from_secs(70);
 pub(super) struct MicroMachine {
     shared: Arc<Shared>,
     events: Mutex<Option<Receiver<Event>>>,
+    restored_memory: Option<RestoredMemory>,
 }
 
 #[derive(Debug)]
@@ -68,7 +69,12 @@ pub(super) fn boot(spec: &VmSpec) -> Result<MicroMachine, EngineError> {
 /// # Errors
 /// As [`crate::vmm::Engine::restore`].
 pub(super) fn restore(spec: &VmSpec, from: &Path) -> Result<MicroMachine, EngineError> {
-    begin(spec, |site| builder::restore(site, from)).map_err(|error| error.during("restore the VM"))
+    let machine = begin(spec, |site| builder::restore(site, from))
+        .map_err(|error| error.during("restore the VM"))?;
+    Ok(MicroMachine {
+        restored_memory: Some(builder::restored_memory(spec.memory.hugepages)),
+        ..machine
+    })
 }
 
 fn begin(
@@ -111,6 +117,7 @@ fn live(
     Ok(MicroMachine {
         shared,
         events: Mutex::new(Some(happened)),
+        restored_memory: None,
     })
 }
 
@@ -197,6 +204,10 @@ impl Machine for MicroMachine {
 
     fn save(&self, into: &Path) -> Result<(), EngineError> {
         self.with("save the VM", |vm| vm.save(into))
+    }
+
+    fn restored_memory(&self) -> Option<RestoredMemory> {
+        self.restored_memory
     }
 
     fn info(&self) -> Result<serde_json::Value, EngineError> {

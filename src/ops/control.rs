@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::vm_process::chain;
 use crate::store::DatabaseError;
@@ -97,7 +97,11 @@ impl Control {
 
     fn act(&self, request: Request, is_gone: IsGone<'_>) -> Result<Value, ControlError> {
         match request {
-            Request::Info => return Ok(self.machine.info()?),
+            Request::Info => {
+                let mut info = self.machine.info()?;
+                info["restored_memory"] = json!(self.machine.restored_memory());
+                return Ok(info);
+            }
             Request::PressPowerButton => {
                 self.asked.store(true, Ordering::Relaxed);
                 self.machine.press_power_button()?;

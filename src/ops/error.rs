@@ -84,6 +84,10 @@ pub enum Error {
     NoSavedDisk,
     #[error("{needed} of huge pages are needed, but only {free} are free")]
     HugepagesShort { needed: ByteSize, free: ByteSize },
+    #[error(
+        "the saved VM had its memory in huge pages: {needed} of them are needed, but only {free} are free"
+    )]
+    SavedHugepagesShort { needed: ByteSize, free: ByteSize },
     #[error("cannot {action} {}", path.display())]
     File {
         action: &'static str,

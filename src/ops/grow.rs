@@ -87,6 +87,7 @@ pub(super) struct Saved {
     sizes: Sizes,
     nics: u16,
     boot_memory: ByteSize,
+    hugepages: bool,
     most: Sizes,
 }
 
@@ -100,13 +101,14 @@ impl Saved {
     fn new(config: &VmConfig, cpus: Cpus, memory: Memory) -> Self {
         let sizes = Sizes {
             cpu: cpus.boot + cpus.added,
-            memory: sum(memory.size, memory.added),
+            memory: memory.size.saturating_add(memory.added),
             storage: config.storage,
         };
         Self {
             sizes,
             nics: config.nics,
             boot_memory: memory.size,
+            hugepages: memory.hugepages,
             most: Sizes {
                 cpu: cpus.max,
                 // Of a VM that was saved before there was any room.
@@ -158,6 +160,14 @@ impl Saved {
         })
     }
 
+    /// Refuses a VM whose memory the host's pool of huge pages cannot hold, if that is where it was.
+    pub(super) fn check_pool(&self, needed: ByteSize, free: ByteSize) -> Result<(), Error> {
+        if self.hugepages && free < needed {
+            return Err(Error::SavedHugepagesShort { needed, free });
+        }
+        Ok(())
+    }
+
     /// Whether a VM of these sizes has more than was saved.
     pub(super) fn grows_to(&self, sizes: Sizes) -> bool {
         sizes != self.sizes
@@ -178,8 +188,12 @@ pub(super) fn plugged(cpus: Cpus, memory: Memory, config: &VmConfig) -> (Cpus, M
     (cpus, memory)
 }
 
-fn sum(a: ByteSize, b: ByteSize) -> ByteSize {
-    ByteSize::from_bytes(a.bytes().saturating_add(b.bytes()))
+/// How much of the host's pool of huge pages a VM with this memory has.
+pub(super) fn of_pool(memory: Memory) -> ByteSize {
+    match memory.hugepages {
+        true => memory.size.saturating_add(memory.added),
+        false => ByteSize::default(),
+    }
 }
 
 fn within<T>(what: &'static str, wanted: T, least: T, most: T) -> Result<(), Error>
@@ -358,6 +372,25 @@ mod tests {
             let decided = saved().decide(&wanted(change), current).unwrap();
             assert_eq!(decided, expected);
             assert_eq!(saved().grows_to(decided), expected != same);
+        }
+    }
+
+    #[test]
+    fn memory_in_huge_pages_needs_as_many_of_the_pool_and_other_memory_none() {
+        let config = config(2, MIB(640), GIB(1));
+        let plain = memory(MIB(512), MIB(128), GIB(4));
+        let huge = Memory {
+            hugepages: true,
+            ..plain
+        };
+        assert_eq!((of_pool(plain), of_pool(huge)), (MIB(0), MIB(640)));
+        for (memory, free, enough) in [
+            (plain, MIB(0), true),
+            (huge, MIB(640), true),
+            (huge, MIB(638), false),
+        ] {
+            let saved = Saved::new(&config, cpus(1, 1), memory);
+            assert_eq!(saved.check_pool(MIB(640), free).is_ok(), enough);
         }
     }
 

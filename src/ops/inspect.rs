@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use super::list::{self, Observed};
-use super::{Error, Host};
+use super::{Error, Host, vm_process};
 use crate::units::VmId;
 use crate::vm::cmdline;
 use crate::vmm::Client;
@@ -23,6 +23,8 @@ pub fn inspect(host: &Host, id: VmId) -> Result<Value, Error> {
         // A VM that ends right now has nothing more to tell, and that is no failure.
         if let Ok(mut client) = Client::connect(&host.layout.vm(id).control_socket()) {
             object["pid"] = json!(client.process().pid());
+            let spec = vm_process::read_spec(&host.layout.vm(id).spec());
+            object["hugepages_in_use"] = json!(spec.ok().map(|spec| spec.memory.hugepages));
             object["runtime"] = client.call(Request::Info).unwrap_or(Value::Null);
         }
     }

@@ -18,15 +18,17 @@ use super::clone::{self, Source};
 use super::grow::{self, Saved, Sizes};
 use super::identity::{self, Introduced};
 use super::stop::{self, Manner};
-use super::{Error, Host, error, leftover, list, require_root, specify, start};
+use super::{Error, Host, error, leftover, list, require_root, specify, start, vm_process};
 use crate::snapshot::manifest::Depth;
 use crate::store::Durability;
 use crate::store::layout::{disk_before, replaced_disk};
 use crate::store::lock::VmLock;
 use crate::sys::interrupt::Interrupt;
-use crate::sys::{failpoint, kvm};
+use crate::sys::{failpoint, hugepages, kvm};
 use crate::units::{ByteSize, VmId};
-use crate::vm::{VmState, records};
+use crate::vm::VmState;
+use crate::vm::records::{self, VmRecord};
+use crate::vm::spec::Memory;
 
 /// A VM that runs as a snapshot has it.
 #[derive(Debug)]
@@ -75,6 +77,9 @@ pub fn restore(
     };
     let spec = source.specify(host, &of, vm.network.as_ref());
     host.engine(Some(vm.record.config.engine))?.check(&spec)?;
+    // Its own pages are free by the time when these are needed.
+    let own = running_memory(host, &vm.record)?.map_or(ByteSize::default(), grow::of_pool);
+    saved.check_pool(sizes.memory, hugepages::free().saturating_add(own))?;
     leftover::put_away(host, &lock)?;
     let disks = Disks::stage(host, id, &source, config.storage, interrupt)?;
     failpoint::reach("restore: disk staged");
@@ -103,6 +108,15 @@ pub fn restore(
         introduced: settle(host, &of, &source, interrupt)?,
         grown: saved.grows_to(sizes),
     })
+}
+
+/// The memory of the VM's process, if there is one.
+fn running_memory(host: &Host, vm: &VmRecord) -> Result<Option<Memory>, Error> {
+    if !vm.state.is_alive() {
+        return Ok(None);
+    }
+    let spec = vm_process::read_spec(&host.layout.vm(vm.id).spec())?;
+    Ok(Some(spec.memory))
 }
 
 /// The guest learns the time, and takes into use what it has more of. It runs, whatever its agent says.

@@ -93,11 +93,25 @@ pub trait Machine: Send + Sync + std::fmt::Debug {
     /// The VM runs, or the folder cannot be written; the VM is as it was, the folder is rubbish.
     fn save(&self, into: &Path) -> Result<(), EngineError>;
 
-    /// Measures of the running VM, in the engine's own words, for `vm inspect`.
+    /// How the memory of a restored VM comes to it; nothing if it was booted. A guest that reboots
+    /// begins with fresh memory, and changes nothing here.
+    fn restored_memory(&self) -> Option<RestoredMemory>;
+
+    /// Measures of the running VM, an object in the engine's own words, for `vm inspect`.
     ///
     /// # Errors
     /// The engine did not answer.
     fn info(&self) -> Result<serde_json::Value, EngineError>;
+}
+
+/// How a restored VM gets the memory that was saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestoredMemory {
+    /// Each page when it is first touched: the restore does not wait for memory.
+    OnDemand,
+    /// All of it before the guest runs: the host or the kind of memory allows nothing else.
+    Copied,
 }
 
 /// What happens to a VM.

@@ -21,7 +21,8 @@ const MAX_MESSAGE: u32 = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case")]
 pub enum Request {
-    /// Describe the running VM in the engine's words.
+    /// Describe the running VM in the engine's words, and say as `restored_memory` how it got its own,
+    /// if it was restored.
     Info,
     /// Ask the guest to power off.
     PressPowerButton,

@@ -8,6 +8,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cocoon::vmm::engine::RestoredMemory;
 use vmm::api::{
     ApiAction, ApiError, ApiRequest, ApiResponsePayload, VmCounters, VmInfo, VmInfoResponse,
     VmPause, VmPowerButton, VmResize, VmResizeData, VmResizeDisk, VmResizeDiskData, VmRestore,
@@ -129,7 +130,7 @@ impl Client {
 
     /// Restores the VM that a folder describes and lets it run. Its memory is read when the guest
     /// wants it, or at once where the host has no userfaultfd.
-    pub(crate) fn restore(&self, from: &Path) -> Result<(), Error> {
+    pub(crate) fn restore(&self, from: &Path) -> Result<RestoredMemory, Error> {
         let config = RestoreConfig {
             source_url: url(from)?.into(),
             prefault: false,
@@ -138,14 +139,15 @@ impl Client {
             resume: true,
         };
         let Err(lazily) = self.ask(&VmRestore, config.clone(), PATIENT) else {
-            return Ok(());
+            return Ok(RestoredMemory::OnDemand);
         };
         log::warn!("cannot restore on demand: {}", chain(&lazily));
         let config = RestoreConfig {
             memory_restore_mode: MemoryRestoreMode::Copy,
             ..config
         };
-        self.ask(&VmRestore, config, PATIENT).map(drop)
+        self.ask(&VmRestore, config, PATIENT)?;
+        Ok(RestoredMemory::Copied)
     }
 
     /// Plugs processors and memory into the running VM, up to so many, and so many bytes. Memory that is

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cocoon::vm::spec::{Nic, VmSpec};
 use cocoon::vmm::Machine;
-use cocoon::vmm::engine::{EngineError, Event};
+use cocoon::vmm::engine::{EngineError, Event, RestoredMemory};
 use vmm::api::{VmBoot, VmCreate};
 
 use crate::client::{Client, PATIENT};
@@ -28,6 +28,7 @@ pub(crate) struct CloudMachine {
     /// An open slave of the current terminal: without one, Cloud Hypervisor takes the terminal for
     /// unplugged and looks for its return only twice a second.
     slave: Mutex<Option<File>>,
+    restored_memory: Option<RestoredMemory>,
 }
 
 /// Boots `spec`'s VM in this process.
@@ -45,11 +46,15 @@ pub(crate) fn boot(spec: &VmSpec) -> Result<CloudMachine, EngineError> {
 pub(crate) fn restore(spec: &VmSpec, from: &Path) -> Result<CloudMachine, EngineError> {
     let staged = Staged::new(spec, from)
         .map_err(|error| error.during("fit the saved VM to its new place"))?;
-    start(spec, |client| {
-        client
-            .restore(staged.folder())
-            .map_err(|error| error.during("restore the VM"))?;
+    let mut memory = None;
+    let machine = start(spec, |client| {
+        let restored = client.restore(staged.folder());
+        memory = Some(restored.map_err(|error| error.during("restore the VM"))?);
         grow(client, staged.growth()).map_err(|error| error.during("make the restored VM larger"))
+    })?;
+    Ok(CloudMachine {
+        restored_memory: memory,
+        ..machine
     })
 }
 
@@ -98,6 +103,7 @@ fn start(
         asked_to_end,
         events: Mutex::new(Some(happened)),
         slave: Mutex::new(None),
+        restored_memory: None,
     })
 }
 
@@ -177,6 +183,10 @@ impl Machine for CloudMachine {
     fn save(&self, into: &Path) -> Result<(), EngineError> {
         let saved = self.client.save(into);
         saved.map_err(|error| error.during("save the VM"))
+    }
+
+    fn restored_memory(&self) -> Option<RestoredMemory> {
+        self.restored_memory
     }
 
     fn info(&self) -> Result<serde_json::Value, EngineError> {

@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 
 use super::*;
 use crate::units::EngineName;
-use crate::vmm::engine::Event;
+use crate::vmm::engine::{Event, RestoredMemory};
 
 /// Notes what is done to it, and fails at what it is told to fail at.
 #[derive(Debug, Default)]
@@ -58,9 +58,21 @@ impl Machine for Noted {
         }
         self.note("save")
     }
-    fn info(&self) -> Result<Value, EngineError> {
-        Ok(Value::Null)
+    fn restored_memory(&self) -> Option<RestoredMemory> {
+        Some(RestoredMemory::OnDemand)
     }
+    fn info(&self) -> Result<Value, EngineError> {
+        Ok(json!({"state": "Running"}))
+    }
+}
+
+#[test]
+fn what_the_engine_says_of_its_vm_is_told_with_how_it_got_its_memory() {
+    let told = fixture(Noted::default()).ask(Request::Info).unwrap();
+    assert_eq!(
+        told,
+        json!({"state": "Running", "restored_memory": "on-demand"})
+    );
 }
 
 struct Fixture {

@@ -82,6 +82,8 @@ pub(crate) enum Needs {
     Kvm,
     /// A guest that says so on a serial port.
     Payload,
+    /// That guest, and room for it in the host's pool of huge pages.
+    HugePages,
     /// Linux.
     Guest,
     /// Linux, and TAP devices: root and `/dev/net/tun`.

@@ -9,9 +9,11 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cocoon::sys::hugepages;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
+use super::spec::PAYLOAD_MEMORY;
 use super::{Case, Lab, Needs, Subject, counter, devices, grow, life, sample, saved};
 
 /// A case may not hang the list; the slowest one is a minute in the lab.
@@ -105,7 +107,8 @@ pub(crate) fn rounds(default: u32) -> u32 {
 fn trials(subject: &'static Subject) -> Vec<Trial> {
     let has_guest = guest().is_some();
     let trial = |(group, case): (&str, &'static Case)| {
-        let runs = has_guest || matches!(case.needs, Needs::Kvm | Needs::Payload);
+        let runs =
+            has_guest || matches!(case.needs, Needs::Kvm | Needs::Payload | Needs::HugePages);
         let name = format!("{group}::{}", case.name);
         runs.then(|| Trial::ignorable_test(name, move || run(subject, case)))
     };
@@ -185,16 +188,21 @@ fn missing(subject: &Subject, case: &Case) -> Option<String> {
     if let Some((_, why)) = subject.cannot.iter().find(|(name, _)| *name == case.name) {
         return Some((*why).to_owned());
     }
-    if case.needs == Needs::Payload && !subject.serial_console {
+    if matches!(case.needs, Needs::Payload | Needs::HugePages) && !subject.serial_console {
         let engine = subject.engine.name();
         return Some(format!("VMs of {engine} have no serial port to speak on"));
+    }
+    if case.needs == Needs::HugePages && hugepages::free() < PAYLOAD_MEMORY {
+        return Some(format!(
+            "fewer than {PAYLOAD_MEMORY} of huge pages are free: vm.nr_hugepages"
+        ));
     }
     if case.needs == Needs::Patience && env::var_os("COCOON_ENGINE_LONG").is_none() {
         return Some("it takes a minute: COCOON_ENGINE_LONG is not set".to_owned());
     }
     let devices: &[&str] = match case.needs {
         Needs::Taps => &["/dev/kvm", "/dev/net/tun"],
-        Needs::Kvm | Needs::Payload | Needs::Guest | Needs::Patience => &["/dev/kvm"],
+        _ => &["/dev/kvm"],
     };
     devices.iter().find_map(|device| {
         let opened = std::fs::File::options().read(true).write(true).open(device);

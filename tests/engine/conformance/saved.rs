@@ -8,12 +8,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use cocoon::sys::hugepages;
 use cocoon::vm::spec::VmSpec;
-use cocoon::vmm::engine::StopReason;
+use cocoon::vmm::engine::{RestoredMemory, StopReason};
 
 use super::devices::NIC_UP;
 use super::run::rounds;
-use super::spec::{HOST, Tap, disk, nic, paths, run, text};
+use super::spec::{HOST, PAYLOAD_MEMORY, Tap, disk, nic, paths, run, text};
 use super::ticker::{Ticker, Ticks, count};
 use super::vm::{Vm, kib, open_files, threads};
 use super::{Case, Lab, Needs, Part, figure, say, wait_for_go};
@@ -29,6 +30,11 @@ pub(crate) const CASES: &[Case] = &[
         name: "a_restored_payload_loses_no_tick",
         needs: Needs::Payload,
         body: |lab| loses_no_tick(lab, Ticker::Payload),
+    },
+    Case {
+        name: "a_restored_payload_in_huge_pages_loses_no_tick",
+        needs: Needs::HugePages,
+        body: in_huge_pages_loses_no_tick,
     },
     Case {
         name: "two_payloads_of_one_save_live_at_once",
@@ -165,6 +171,11 @@ fn listens(lab: &Lab) -> bool {
     };
     let shared = Shared::of(folder);
     let mut vm = shared.restore(lab);
+    let memory = match vm.spec.memory.hugepages {
+        true => RestoredMemory::Copied,
+        false => RestoredMemory::OnDemand,
+    };
+    assert_eq!(vm.machine.restored_memory(), Some(memory));
     // Judged by the first process, which knows what came before.
     let mut ticks = Ticks::default();
     let mut all = ticks.listen(&mut vm.console, SOME);
@@ -181,7 +192,16 @@ fn loses_no_tick(lab: &Lab, ticker: Ticker) {
         return;
     }
     let shared = Shared::of(lab.folder.path());
+    let free = hugepages::free();
     let mut vm = ticker.boot(lab, ticker.spec(lab));
+    let taken = free.bytes() - hugepages::free().bytes();
+    let of_pool = if ticker == Ticker::Huge {
+        PAYLOAD_MEMORY.bytes()
+    } else {
+        0
+    };
+    assert_eq!(taken, of_pool, "bytes of huge pages");
+    assert_eq!(vm.machine.restored_memory(), None);
     let mut ticks = Ticks::default();
     let mut before = ticks.listen(&mut vm.console, SOME);
     before.push_str(&vm.pause_and_listen());
@@ -199,6 +219,12 @@ fn loses_no_tick(lab: &Lab, ticker: Ticker) {
     let mut there = Ticks::default();
     there.hear(&before);
     there.hear(&shared.left("restored"));
+}
+
+fn in_huge_pages_loses_no_tick(lab: &Lab) {
+    let before = hugepages::free();
+    loses_no_tick(lab, Ticker::Huge);
+    assert_eq!(hugepages::free(), before, "all are given back");
 }
 
 fn live_at_once(lab: &Lab, ticker: Ticker) {

@@ -10,6 +10,9 @@ use cocoon::vm::spec::{Boot, Cpus, Disk, DiskFormat, Memory, Nic, Paths, VERSION
 
 use super::{Lab, counter, mind_children, payload};
 
+/// The memory of a [`payload`].
+pub(crate) const PAYLOAD_MEMORY: ByteSize = ByteSize::from_mib(64);
+
 /// The host's address on the network of a guest's NIC.
 pub(crate) const HOST: &str = "10.11.12.1";
 
@@ -99,7 +102,7 @@ impl Lab {
                 max: 1,
             },
             memory: Memory {
-                size: ByteSize::from_mib(64),
+                size: PAYLOAD_MEMORY,
                 added: ByteSize::default(),
                 max: ByteSize::default(),
                 hugepages: false,

@@ -13,6 +13,8 @@ pub(crate) enum Ticker {
     Shell,
     /// Our own payload.
     Payload,
+    /// The same, its memory in pages of the host's pool.
+    Huge,
 }
 
 impl Ticker {
@@ -21,6 +23,11 @@ impl Ticker {
         match self {
             Self::Shell => lab.guest(1),
             Self::Payload => lab.payload(),
+            Self::Huge => {
+                let mut spec = lab.payload();
+                spec.memory.hugepages = true;
+                spec
+            }
         }
     }
 
