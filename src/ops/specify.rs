@@ -20,7 +20,9 @@ const MAX_CPU_ROOM: u32 = 16;
 /// larger one.
 const MIN_CPU_ROOM: u32 = 8;
 
-/// A guest with less memory has none to give back, so it gets no balloon.
+/// A guest with less memory has none to give back, so it gets no balloon. Nor does one in huge pages: a
+/// page of the host's pool that is given back may be another's when the guest wants it again, and there is
+/// no other, so the VM would die of it (before Linux 6.8, which keeps it for its owner).
 const MIN_BALLOONED: ByteSize = ByteSize::from_mib(256);
 
 /// Address of every guest on its virtio socket device: the first that is not reserved (vsock(7)). Each
@@ -62,7 +64,7 @@ pub(super) fn specify(
             added: ByteSize::default(),
             max: memory_room(config.memory, ByteSize::from_bytes(ram::total_bytes())),
             hugepages,
-            balloon: (config.memory >= MIN_BALLOONED).then_some(balloon),
+            balloon: (config.memory >= MIN_BALLOONED && !hugepages).then_some(balloon),
         },
         boot: Boot::Direct {
             kernel: host.layout.kernel(&config.kernel_layer),
