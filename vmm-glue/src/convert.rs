@@ -95,6 +95,8 @@ fn memory(memory: spec::Memory) -> MemoryConfig {
             .checked_sub(size)
             .filter(|room| *room > 0),
         hugepages: memory.hugepages,
+        // Or the guest would die of a page that the host's pool has not got any more.
+        reserve: memory.hugepages,
         hugepage_size: memory.hugepages.then_some(HUGEPAGE_BYTES),
         ..MemoryConfig::default()
     }
@@ -272,6 +274,7 @@ mod tests {
         let mut spec = spec();
         spec.memory.hugepages = true;
         assert_eq!(json(&spec)["memory"]["hugepages"], true);
+        assert_eq!(json(&spec)["memory"]["reserve"], true);
         assert_eq!(json(&spec)["memory"]["hugepage_size"], 2_097_152);
     }
 
