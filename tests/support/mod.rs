@@ -19,9 +19,11 @@ impl Cocoon {
         }
     }
 
-    /// The program with these arguments, and nothing of the caller's environment that it reads.
+    /// The program with these arguments, or another one if `COCOON_TEST_PROGRAM` names it, and nothing of the caller's environment that it reads.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cocoon"));
+        let ours = env!("CARGO_BIN_EXE_cocoon");
+        let program = std::env::var("COCOON_TEST_PROGRAM").unwrap_or_else(|_| ours.to_owned());
+        let mut command = Command::new(program);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("COCOON_")) {
             command.env_remove(name);
         }

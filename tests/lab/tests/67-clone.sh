@@ -42,6 +42,35 @@ has() {
     [ "$disk" -ge "$4" ] || fail "the root of $1 has $disk kB, not $4"
 }
 
+# taken_by FOLDER prints the KiB that its files take, and those that they seem to have.
+taken_by() {
+    echo "$(du -sk "$1" | cut -f1) of $(du -sk --apparent-size "$1" | cut -f1)"
+}
+
+# From one root folder to another, as from one host to another.
+a_snapshot_lives_in_another_root_too() {
+    local here elsewhere=/lab/another
+    here=$(cocoon snapshot inspect moment | json .id)
+    cocoon snapshot export moment /lab/moment.tar.zst
+    at_exit "[ ! -e $elsewhere ] || COCOON_ROOT=$elsewhere cocoon vm rm --force far 2>/dev/null"
+    (
+        here=$COCOON_ROOT/snapshots/$here COCOON_ROOT=$elsewhere
+        cocoon image pull "$REGISTRY/tiny:latest" >/dev/null
+        cocoon snapshot import /lab/moment.tar.zst >/dev/null
+        there=$COCOON_ROOT/snapshots/$(cocoon snapshot inspect moment | json .id)
+        echo "the snapshot: $(taken_by "$here") KiB; exported: $(du -k /lab/moment.tar.zst | cut -f1) KiB; imported: $(taken_by "$there") KiB"
+        # As sparse as it was, but for what a block of a file system makes of it.
+        [ "$(du -sk "$there" | cut -f1)" -le $(($(du -sk "$here" | cut -f1) + 4096)) ] || fail "the imported snapshot is not sparse"
+        cocoon vm clone --name far moment
+        assert_eq "$(says far 'cat /etc/word; hostname')" "$(printf 'before\nfar')" "a clone in another root"
+        ping -c 1 -W 20 "$(vm_field far '.network_configs[0].network.ip')"
+        counts_on far
+        cocoon vm rm --force far
+        cocoon snapshot rm moment
+    )
+    rm -r /lab/moment.tar.zst $elsewhere
+}
+
 lab_clones_go_on_where_the_snapshot_stood_and_restore_takes_back() { # 900 s
     only_if_long micro
     run_tiny source
@@ -88,6 +117,8 @@ lab_clones_go_on_where_the_snapshot_stood_and_restore_takes_back() { # 900 s
     refused "cannot have 2" cocoon vm clone --nics 2 moment
     refused "cannot have 0" cocoon vm restore --nics 0 source moment
     assert_eq "$(cocoon vm list -o json | jq length)" 3 "VMs after refused clones"
+
+    a_snapshot_lives_in_another_root_too
 
     # Larger than what was saved; and so is what is saved of that.
     cocoon vm clone --name large --nics 1 --cpu 4 --memory 512M --storage 2G moment
