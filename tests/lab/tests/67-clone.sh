@@ -71,7 +71,7 @@ a_snapshot_lives_in_another_root_too() {
     rm -r /lab/moment.tar.zst $elsewhere
 }
 
-lab_clones_go_on_where_the_snapshot_stood_and_restore_takes_back() { # 900 s
+lab_clones_go_on_where_the_snapshot_stood_and_restore_takes_back() { # 1200 s
     only_if_long micro
     run_tiny source
     # What the pull left, if it was this test's: the locks of the layers.
