@@ -33,7 +33,7 @@ map(.value |= thousandth)
     | ($all[] | select(.engine != $one.engine and [.where, .guest, .figure, .mib] ==
         [$one.where, $one.guest, $one.figure, $one.mib]) | .median) // null
     | . as $peer
-    | $one + {peer: $peer, ratio: (if $peer then $one.median / $peer | thousandth else null end)}
+    | $one + {peer: $peer, ratio: (if ($peer // 0) > 0 then $one.median / $peer | thousandth else null end)}
     | . + {restore: ([$all[] | select(.figure == "restore" and .engine == $one.engine and .where == $one.where) | .median] | min),
         single: ([$all[] | select(.figure == "1-clones-wall" and .engine == $one.engine and .where == $one.where) | .median] | min)}
     | . + {budget: budget}
