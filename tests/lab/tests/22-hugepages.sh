@@ -23,6 +23,7 @@ all_are_free() {
 
 # A VM of run_tiny takes 128.
 lab_huge_pages_hold_the_guests_memory_its_clones_and_come_back() { # 300 s
+    local how
     at_exit 'echo 0 >$POOL/nr_hugepages'
     pool_of 100
     need_image tiny
@@ -39,7 +40,9 @@ lab_huge_pages_hold_the_guests_memory_its_clones_and_come_back() { # 300 s
     refused "of them are needed" cocoon vm clone in-huge
     # Its own pages are free by the time when a restore needs them.
     cocoon vm restore huge in-huge
-    assert_eq "$(vm_field huge .runtime.restored_memory)" copied "how a VM in huge pages was restored"
+    # micro maps the saved file, and the pool has no pages for one.
+    [ "$COCOON_ENGINE" = micro ] && how=copied || how=on-demand
+    assert_eq "$(vm_field huge .runtime.restored_memory)" $how "how a VM in huge pages was restored"
     assert_eq "$(cocoon vm exec huge -- cat /etc/word)" before "a file of the restored VM"
     cocoon vm rm --force huge
     wait_for 20 "all huge pages" all_are_free
