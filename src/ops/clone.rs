@@ -26,7 +26,7 @@ use crate::store::layout::SnapshotFolder;
 use crate::store::lock::{ReferencesLock, SnapshotUse, VmLock};
 use crate::sys::cpu::HostCpu;
 use crate::sys::interrupt::Interrupt;
-use crate::sys::{failpoint, hugepages, kvm, reflink};
+use crate::sys::{failpoint, kvm, reflink};
 use crate::units::{ByteSize, VmId, VmName};
 use crate::vm::cmdline;
 use crate::vm::records::{self, VmConfig};
@@ -183,7 +183,7 @@ pub fn clone(host: &Host, request: &Request, interrupt: &Interrupt) -> Result<Cl
     let saved = Saved::of(&source.manifest);
     let current = &source.manifest.config;
     let sizes = saved.decide(&request.sizes, Sizes::of(current))?;
-    saved.check_pool(sizes.memory, hugepages::free())?;
+    saved.check_pool(sizes.memory, ByteSize::default())?;
     let config = sizes.of_another(current);
     let conflist = create::find_conflist(host, config.nics)?;
     let _references = ReferencesLock::share(&host.layout)?;

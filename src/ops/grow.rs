@@ -18,6 +18,7 @@ use super::identity::Introduced;
 use super::{Error, Host, exec, specify};
 use crate::agent::Agent;
 use crate::snapshot::Manifest;
+use crate::sys::hugepages;
 use crate::sys::interrupt::Interrupt;
 use crate::units::ByteSize;
 use crate::vm::VmConfig;
@@ -160,8 +161,14 @@ impl Saved {
         })
     }
 
-    /// Refuses a VM whose memory the host's pool of huge pages cannot hold, if that is where it was.
-    pub(super) fn check_pool(&self, needed: ByteSize, free: ByteSize) -> Result<(), Error> {
+    /// Refuses a VM whose memory the host's pool of huge pages cannot hold, if that is where it was;
+    /// `own` of the pool is the VM's before it begins.
+    pub(super) fn check_pool(&self, needed: ByteSize, own: ByteSize) -> Result<(), Error> {
+        let free = ByteSize::from_bytes(hugepages::free_bytes());
+        self.fits(needed, free.saturating_add(own))
+    }
+
+    fn fits(&self, needed: ByteSize, free: ByteSize) -> Result<(), Error> {
         if self.hugepages && free < needed {
             return Err(Error::SavedHugepagesShort { needed, free });
         }
@@ -390,7 +397,7 @@ mod tests {
             (huge, MIB(638), false),
         ] {
             let saved = Saved::new(&config, cpus(1, 1), memory);
-            assert_eq!(saved.check_pool(MIB(640), free).is_ok(), enough);
+            assert_eq!(saved.fits(MIB(640), free).is_ok(), enough);
         }
     }
 

@@ -24,7 +24,7 @@ use crate::store::Durability;
 use crate::store::layout::{disk_before, replaced_disk};
 use crate::store::lock::VmLock;
 use crate::sys::interrupt::Interrupt;
-use crate::sys::{failpoint, hugepages, kvm};
+use crate::sys::{failpoint, kvm};
 use crate::units::{ByteSize, VmId};
 use crate::vm::VmState;
 use crate::vm::records::{self, VmRecord};
@@ -79,7 +79,7 @@ pub fn restore(
     host.engine(Some(vm.record.config.engine))?.check(&spec)?;
     // Its own pages are free by the time when these are needed.
     let own = running_memory(host, &vm.record)?.map_or(ByteSize::default(), grow::of_pool);
-    saved.check_pool(sizes.memory, hugepages::free().saturating_add(own))?;
+    saved.check_pool(sizes.memory, own)?;
     leftover::put_away(host, &lock)?;
     let disks = Disks::stage(host, id, &source, config.storage, interrupt)?;
     failpoint::reach("restore: disk staged");

@@ -62,7 +62,10 @@ pub fn start_locked(host: &Host, lock: &VmLock, interrupt: &Interrupt) -> Result
     leftover::put_away(host, lock)?;
     kvm::check(host.config.ignore_kvm_check)?;
     let engine = host.engine(Some(vm.record.config.engine))?;
-    let hugepages = decide_hugepages(&vm.record.config, hugepages::free())?;
+    let hugepages = decide_hugepages(
+        &vm.record.config,
+        ByteSize::from_bytes(hugepages::free_bytes()),
+    )?;
     let network = vm
         .network
         .map(|network| make_ready(host, network))

@@ -1,13 +1,11 @@
 //! The host's pool of 2 MiB pages, as `/sys/kernel/mm/hugepages` shows it
 //! (Linux `Documentation/admin-guide/mm/hugetlbpage.rst`).
 
-use crate::units::ByteSize;
-
 /// Bytes in one huge page of the pool that VMs use.
 const PAGE: u64 = 2 << 20;
 
-/// The size of free 2 MiB pages that nobody has reserved. A host without the pool has none.
-pub fn free() -> ByteSize {
+/// Bytes in free 2 MiB pages that nobody has reserved. A host without the pool has none.
+pub fn free_bytes() -> u64 {
     let count = |file| -> u64 {
         let path = format!("/sys/kernel/mm/hugepages/hugepages-2048kB/{file}");
         std::fs::read_to_string(path)
@@ -16,5 +14,5 @@ pub fn free() -> ByteSize {
             .unwrap_or(0)
     };
     let pages = count("free_hugepages").saturating_sub(count("resv_hugepages"));
-    ByteSize::from_bytes(pages.saturating_mul(PAGE))
+    pages.saturating_mul(PAGE)
 }

@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn huge_pages_are_saved_and_filled_too() {
         let size = ByteSize::from_mib(8);
-        if crate::sys::hugepages::free() < size {
+        if crate::sys::hugepages::free_bytes() < size.bytes() {
             eprintln!("SKIPPED: fewer than 8 MiB of free huge pages");
             let made = GuestRam::allocate(ByteSize::from_gib(1024), true);
             assert!(matches!(made, Err(MemoryError::Map { .. })));

@@ -192,7 +192,7 @@ fn missing(subject: &Subject, case: &Case) -> Option<String> {
         let engine = subject.engine.name();
         return Some(format!("VMs of {engine} have no serial port to speak on"));
     }
-    if case.needs == Needs::HugePages && hugepages::free() < PAYLOAD_MEMORY {
+    if case.needs == Needs::HugePages && hugepages::free_bytes() < PAYLOAD_MEMORY.bytes() {
         return Some(format!(
             "fewer than {PAYLOAD_MEMORY} of huge pages are free: vm.nr_hugepages"
         ));

@@ -192,9 +192,9 @@ fn loses_no_tick(lab: &Lab, ticker: Ticker) {
         return;
     }
     let shared = Shared::of(lab.folder.path());
-    let free = hugepages::free();
+    let free = hugepages::free_bytes();
     let mut vm = ticker.boot(lab, ticker.spec(lab));
-    let taken = free.bytes() - hugepages::free().bytes();
+    let taken = free - hugepages::free_bytes();
     let of_pool = if ticker == Ticker::Huge {
         PAYLOAD_MEMORY.bytes()
     } else {
@@ -222,9 +222,9 @@ fn loses_no_tick(lab: &Lab, ticker: Ticker) {
 }
 
 fn in_huge_pages_loses_no_tick(lab: &Lab) {
-    let before = hugepages::free();
+    let before = hugepages::free_bytes();
     loses_no_tick(lab, Ticker::Huge);
-    assert_eq!(hugepages::free(), before, "all are given back");
+    assert_eq!(hugepages::free_bytes(), before, "all are given back");
 }
 
 fn live_at_once(lab: &Lab, ticker: Ticker) {
