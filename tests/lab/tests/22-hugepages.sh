@@ -23,6 +23,7 @@ all_are_free() {
 
 # A VM of run_tiny takes 128.
 lab_huge_pages_hold_the_guests_memory_its_clones_and_come_back() { # 300 s
+    only_if_long micro
     local how
     at_exit 'echo 0 >$POOL/nr_hugepages'
     pool_of 100
