@@ -19,7 +19,8 @@ impl Cocoon {
         }
     }
 
-    /// The program with these arguments, or another one if `COCOON_TEST_PROGRAM` names it, and nothing of the caller's environment that it reads.
+    /// The program, or the one that `COCOON_TEST_PROGRAM` names, with these arguments, and nothing of the
+    /// caller's environment that it reads.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let ours = env!("CARGO_BIN_EXE_cocoon");
         let program = std::env::var("COCOON_TEST_PROGRAM").unwrap_or_else(|_| ours.to_owned());

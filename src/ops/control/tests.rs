@@ -33,7 +33,8 @@ impl Noted {
 
 impl Machine for Noted {
     fn console(&self) -> Result<OwnedFd, EngineError> {
-        unimplemented!("nobody asks for it")
+        // One on which nobody speaks.
+        Ok(std::fs::File::open("/dev/null").unwrap().into())
     }
     fn events(&self) -> Option<Receiver<Event>> {
         None
