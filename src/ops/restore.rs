@@ -28,7 +28,6 @@ use crate::sys::{failpoint, kvm};
 use crate::units::{ByteSize, VmId};
 use crate::vm::VmState;
 use crate::vm::records::{self, VmRecord};
-use crate::vm::spec::Memory;
 
 /// A VM that runs as a snapshot has it.
 #[derive(Debug)]
@@ -78,8 +77,7 @@ pub fn restore(
     let spec = source.specify(host, &of, vm.network.as_ref());
     host.engine(Some(vm.record.config.engine))?.check(&spec)?;
     // Its own pages are free by the time when these are needed.
-    let own = running_memory(host, &vm.record)?.map_or(ByteSize::default(), grow::of_pool);
-    saved.check_pool(sizes.memory, own)?;
+    saved.check_pool(sizes.memory, own_pages(host, &vm.record))?;
     leftover::put_away(host, &lock)?;
     let disks = Disks::stage(host, id, &source, config.storage, interrupt)?;
     failpoint::reach("restore: disk staged");
@@ -110,13 +108,14 @@ pub fn restore(
     })
 }
 
-/// The memory of the VM's process, if there is one.
-fn running_memory(host: &Host, vm: &VmRecord) -> Result<Option<Memory>, Error> {
-    if !vm.state.is_alive() {
-        return Ok(None);
+/// How much of the host's pool of huge pages the VM's process has; none, as far as one can know, of one
+/// that another cocoon has started.
+fn own_pages(host: &Host, vm: &VmRecord) -> ByteSize {
+    let spec = vm_process::read_spec(&host.layout.vm(vm.id).spec());
+    match spec {
+        Ok(spec) if vm.state.is_alive() => grow::of_pool(spec.memory),
+        _ => ByteSize::default(),
     }
-    let spec = vm_process::read_spec(&host.layout.vm(vm.id).spec())?;
-    Ok(Some(spec.memory))
 }
 
 /// The guest learns the time, and takes into use what it has more of. It runs, whatever its agent says.
