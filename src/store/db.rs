@@ -3,11 +3,15 @@
 //! Invariants: a transaction holds no lock across I/O other than SQLite's own; writers queue on
 //! `database.lock` (SQLite's busy handler sleeps, and a burst of clones would wait for nothing);
 //! a database newer than this program is refused, never migrated down, and an older one is brought
-//! up to date by whoever opens it first; under its own name it is complete.
+//! up to date by whoever opens it first. The records are `cocoon.db` together with its log, which
+//! outlives the command that wrote it: each command is a connection, and to write the log back and
+//! make it anew in each of them would be three more waits for the disk in every transaction.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::atomic;
@@ -22,6 +26,10 @@ const SCHEMA_VERSION: i64 = STEPS.len() as i64;
 
 /// "coco" in ASCII: tells a database of cocoon's from any other SQLite file.
 const APPLICATION_ID: i64 = 0x636f_636f;
+
+/// How long the log may get before a writer writes it back. Whoever opens the database when nobody
+/// else has it open reads all of it.
+const LOG_BYTES: u64 = 512 << 10;
 
 /// For what is left to wait for beside the queue of writers: a checkpoint, or a crash recovery.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,6 +47,7 @@ pub enum Durability {
 #[derive(Debug)]
 pub struct Database {
     connection: Connection,
+    log: PathBuf,
     queue: PathBuf,
 }
 
@@ -118,15 +127,22 @@ impl Database {
     /// It cannot be opened, is newer than this program, or is not cocoon's.
     pub fn open(root: &Path) -> Result<Self, DatabaseError> {
         let path = root.join("cocoon.db");
+        let log = root.join("cocoon.db-wal");
         let queue = root.join("locks").join("database.lock");
         if !path.exists() {
             create(&path, &queue)?;
         }
-        let mut connection = connect(&path).map_err(cannot_open(&path))?;
+        let mut connection = connect(&path)
+            .and_then(keep_log)
+            .map_err(cannot_open(&path))?;
         if check(&connection, &path)? < SCHEMA_VERSION {
             migrate(&mut connection, &path, &queue)?;
         }
-        Ok(Self { connection, queue })
+        Ok(Self {
+            connection,
+            log,
+            queue,
+        })
     }
 
     /// Runs `body` in a transaction that sees one state of the database and changes nothing.
@@ -167,7 +183,24 @@ impl Database {
             .map_err(statement("begin to write"))?;
         let result = body(&transaction)?;
         transaction.commit().map_err(statement("commit"))?;
+        self.shorten_log();
         Ok(result)
+    }
+
+    /// Writes a long log back and begins it anew, in a writer's turn. SQLite's own checkpoint leaves
+    /// that to the connection's next transaction, and a command's connection has seldom a next one.
+    fn shorten_log(&self) {
+        let is_long = std::fs::metadata(&self.log).is_ok_and(|log| log.len() >= LOG_BYTES);
+        if !is_long {
+            return;
+        }
+        // A reader that still needs the log is not waited for, and no failure is the writer's: what it
+        // wrote is in the log, and the next writer tries again.
+        let _ = self.connection.busy_timeout(Duration::ZERO).and_then(|()| {
+            self.connection
+                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        });
+        let _ = self.connection.busy_timeout(BUSY_TIMEOUT);
     }
 }
 
@@ -198,6 +231,13 @@ fn create(path: &Path, queue: &Path) -> Result<(), DatabaseError> {
     transaction.commit().map_err(&open)?;
     // The last connection that closes writes the log back, so the file alone is the database.
     connection.close().map_err(|(_, source)| open(source))?;
+    // The log of a database that somebody has removed would be read into this one.
+    for of_another in ["cocoon.db-wal", "cocoon.db-shm"] {
+        match std::fs::remove_file(path.with_file_name(of_another)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(made(error)),
+            _ => {}
+        }
+    }
     atomic::publish(&staged, path).map_err(made)
 }
 
@@ -271,6 +311,13 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// Lets the log outlive the connection; [`Database::shorten_log`] keeps it short.
+fn keep_log(connection: Connection) -> rusqlite::Result<Connection> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    Ok(connection)
+}
+
 /// Names what a statement was for, in the error that it may cause.
 pub fn statement(action: &'static str) -> impl Fn(rusqlite::Error) -> DatabaseError {
     move |source| DatabaseError::Statement { action, source }
@@ -297,6 +344,22 @@ mod tests {
         dir
     }
 
+    fn write_vm(db: &mut Database, id: &str) {
+        db.write(Durability::Full, |tx| {
+            let insert = "INSERT INTO vms (id,name,state,created_at,updated_at,config) VALUES (?1,?1,'created','','','{}')";
+            tx.execute(insert, [id]).map_err(statement("insert"))
+        })
+        .unwrap();
+    }
+
+    fn count_vms(root: &Path) -> i64 {
+        let count = |tx: &Transaction<'_>| {
+            tx.query_row("SELECT count(*) FROM vms", [], |row| row.get(0))
+                .map_err(statement("count"))
+        };
+        Database::open(root).unwrap().read(count).unwrap()
+    }
+
     #[test]
     fn many_commands_may_open_a_new_database_at_once() {
         let dir = folder();
@@ -304,23 +367,11 @@ mod tests {
             for i in 0..16 {
                 let root = dir.path();
                 scope.spawn(move || {
-                    let mut db = Database::open(root).unwrap();
-                    db.write(Durability::Full, |tx| {
-                        let insert = "INSERT INTO vms (id,name,state,created_at,updated_at,config) VALUES (?1,?1,'created','','','{}')";
-                        tx.execute(insert, [i.to_string()]).map_err(statement("insert"))
-                    })
-                    .unwrap();
+                    write_vm(&mut Database::open(root).unwrap(), &i.to_string());
                 });
             }
         });
-        let mut db = Database::open(dir.path()).unwrap();
-        let count: i64 = db
-            .read(|tx| {
-                tx.query_row("SELECT count(*) FROM vms", [], |row| row.get(0))
-                    .map_err(statement("count"))
-            })
-            .unwrap();
-        assert_eq!(count, 16);
+        assert_eq!(count_vms(dir.path()), 16);
     }
 
     #[test]
@@ -378,6 +429,57 @@ mod tests {
             Ok::<_, DatabaseError>((version, name, snapshots))
         });
         assert_eq!(seen.unwrap(), (SCHEMA_VERSION, "web".to_owned(), 0));
+    }
+
+    #[test]
+    fn the_log_outlives_who_wrote_it_and_stays_short() {
+        let dir = folder();
+        let log = dir.path().join("cocoon.db-wal");
+        let longest = (0..200).map(|id| {
+            write_vm(&mut Database::open(dir.path()).unwrap(), &id.to_string());
+            std::fs::metadata(&log).unwrap().len()
+        });
+        let longest = longest.max().unwrap();
+        assert!(longest > 0, "the log was written back at each close");
+        assert!(longest < LOG_BYTES, "the log had {longest} bytes");
+        assert_eq!(count_vms(dir.path()), 200);
+    }
+
+    #[test]
+    fn a_log_that_somebody_reads_grows_until_they_are_done() {
+        let dir = folder();
+        let mut reader = Database::open(dir.path()).unwrap();
+        let log = || {
+            std::fs::metadata(dir.path().join("cocoon.db-wal"))
+                .unwrap()
+                .len()
+        };
+        reader
+            .read(|tx| {
+                let count = "SELECT count(*) FROM vms";
+                tx.query_row(count, [], |row| row.get::<_, i64>(0))
+                    .map_err(statement("count"))?;
+                let mut writer = Database::open(dir.path())?;
+                for id in 0..200 {
+                    write_vm(&mut writer, &id.to_string());
+                }
+                assert!(log() > LOG_BYTES);
+                tx.query_row(count, [], |row| row.get::<_, i64>(0))
+                    .map_err(statement("count"))
+            })
+            .map(|seen| assert_eq!(seen, 0, "a reader sees one state"))
+            .unwrap();
+        write_vm(&mut reader, "last");
+        assert_eq!(log(), 0);
+        assert_eq!(count_vms(dir.path()), 201);
+    }
+
+    #[test]
+    fn a_database_made_again_has_nothing_of_the_one_that_was_removed() {
+        let dir = folder();
+        write_vm(&mut Database::open(dir.path()).unwrap(), "old");
+        std::fs::remove_file(dir.path().join("cocoon.db")).unwrap();
+        assert_eq!(count_vms(dir.path()), 0);
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! `identity`: the guest becomes somebody else, as a clone must before it is let onto the network.
 //!
 //! ```text
-//!   seed ─▶ clock ─▶ host name ─▶ machine id ─▶ units ─▶ NICs ─▶ name servers ─▶ keys of sshd
+//!   seed ─▶ clock ─▶ host name ─▶ machine id ─▶ units ─▶ Ethernet addresses ─▶ networkd reads its units
+//!                                   keys of sshd ◀─ name servers ◀─ addresses and routes ◀─┘
 //! ```
+//! networkd, where it runs, sets addresses as well, whenever an interface goes up: it must know the new ones
+//! before the old ones are taken away, or it may put those back.
+//!
 //! What the kernel refuses fails the request: an old Ethernet address or old random numbers must not meet
 //! the network. Files that cannot be written are warnings: a root may be read-only.
 #![expect(unsafe_code, reason = "the ioctls of the random number generator")]
@@ -56,9 +60,6 @@ pub(super) fn renew(wanted: &Identity) -> Result<Renewed, Failure> {
     if !wanted.dns.is_empty() {
         warn("write resolv.conf", renewal::resolvers(root, &wanted.dns));
     }
-    if !wanted.nics.is_empty() {
-        warn("reload networkd", renewal::reload_networkd());
-    }
     if wanted.ssh_host_keys {
         warn("make new keys for sshd", renewal::ssh_host_keys(root));
     }
@@ -110,11 +111,10 @@ fn renew_nics(
     let present = nics().map_err(|error| refused("list the network interfaces", error))?;
     let mut pairs = Vec::new();
     for nic in &wanted.nics {
+        let mut places = present.iter().zip(0..);
         let found = match nic.nic {
-            WhichNic::Mac(mac) => present.iter().position(|nic| nic.mac == mac),
-            WhichNic::Index(index) => usize::try_from(index)
-                .ok()
-                .filter(|index| *index < present.len()),
+            WhichNic::Mac(mac) => places.find(|(found, _)| found.mac == mac),
+            WhichNic::Index(index) => places.find(|(_, place)| *place == index),
         };
         let missing = || {
             Failure::new(
@@ -122,44 +122,38 @@ fn renew_nics(
                 format!("the guest has no interface {:?}", nic.nic),
             )
         };
-        pairs.push((found.ok_or_else(missing)?, nic));
+        let (found, place) = found.ok_or_else(missing)?;
+        pairs.push((found, place, nic));
     }
+    let root = Path::new(ROOT);
     // All before any new one is written: interfaces may swap their addresses.
-    let old: Vec<_> = pairs
-        .iter()
-        .filter_map(|(place, _)| Some(present.get(*place)?.mac))
-        .collect();
+    let old: Vec<_> = pairs.iter().map(|(found, ..)| found.mac).collect();
     warn(
         "remove old network units",
-        renewal::forget_units(Path::new(ROOT), &old),
+        renewal::forget_units(root, &old),
     );
     let mut kernel = Rtnetlink::open().map_err(|error| refused("configure the network", error))?;
-    for (place, nic) in pairs {
-        let Some(found) = present.get(place) else {
-            continue;
-        };
+    let failed = |found: &Nic| {
+        let name = found.name.clone();
+        move |error| refused(format_args!("configure {name}"), error)
+    };
+    for (found, place, nic) in &pairs {
         let mac = nic.mac.unwrap_or(found.mac);
-        let index = u32::try_from(place).unwrap_or(u32::MAX);
-        let unit = renewal::unit(Path::new(ROOT), mac, index, nic, &wanted.dns);
+        let unit = renewal::unit(root, mac, *place, nic, &wanted.dns);
         warn("write the network unit", unit);
-        apply(&mut kernel, found, mac, nic)
-            .map_err(|error| refused(format_args!("configure {}", found.name), error))?;
+        if mac != found.mac {
+            kernel.set_mac(&found.name, mac).map_err(failed(found))?;
+        }
+        kernel.set_up(&found.name, true).map_err(failed(found))?;
+    }
+    warn("reload networkd", renewal::reload_networkd());
+    for (found, _, nic) in &pairs {
+        kernel
+            .set_addresses(found.index, &nic.addresses)
+            .and_then(|()| kernel.set_routes(found.index, &nic.routes))
+            .map_err(failed(found))?;
     }
     Ok(())
-}
-
-fn apply(
-    kernel: &mut Rtnetlink,
-    found: &Nic,
-    mac: MacAddress,
-    nic: &NicIdentity,
-) -> io::Result<()> {
-    if mac != found.mac {
-        kernel.set_mac(&found.name, mac)?;
-    }
-    kernel.set_up(&found.name, true)?;
-    kernel.set_addresses(found.index, &nic.addresses)?;
-    kernel.set_routes(found.index, &nic.routes)
 }
 
 /// Ethernet interfaces in the order in which they came; those with a device behind them if there are any.

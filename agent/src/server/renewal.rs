@@ -13,7 +13,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use crate::protocol::{MacAddress, NicIdentity};
 
@@ -144,12 +144,22 @@ pub(super) fn ssh_host_keys(root: &Path) -> io::Result<()> {
     for kind in kinds {
         replace_host_key(&folder, &kind)?;
     }
-    match Path::new("/run/systemd/system").is_dir() {
-        true => run(
-            "systemctl",
-            &["--no-block", "try-restart", "ssh.service", "sshd.service"],
-        ),
-        false => Ok(()),
+    if Path::new("/run/systemd/system").is_dir() {
+        for unit in ["ssh.service", "sshd.service"] {
+            try_restart(unit)?;
+        }
+    }
+    Ok(())
+}
+
+/// Restarts a unit of systemd's that runs. None of that name is no failure: distributions differ in it, and
+/// Debian has the second name only while the unit is enabled.
+fn try_restart(unit: &str) -> io::Result<()> {
+    const NO_SUCH_UNIT: i32 = 5;
+    let status = status_of("systemctl", &["--no-block", "try-restart", unit])?;
+    match status.code() {
+        Some(NO_SUCH_UNIT) => Ok(()),
+        _ => success("systemctl", status),
     }
 }
 
@@ -192,13 +202,20 @@ pub(super) fn reload_networkd() -> io::Result<()> {
 }
 
 fn run(program: &str, arguments: &[&str]) -> io::Result<()> {
+    success(program, status_of(program, arguments)?)
+}
+
+fn status_of(program: &str, arguments: &[&str]) -> io::Result<ExitStatus> {
     let mut command = Command::new(program);
     command
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    let status = command.status()?;
+    command.status()
+}
+
+fn success(program: &str, status: ExitStatus) -> io::Result<()> {
     match status.success() {
         true => Ok(()),
         false => Err(io::Error::other(format!("{program} ended with {status}"))),

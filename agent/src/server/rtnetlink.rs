@@ -127,7 +127,7 @@ impl Rtnetlink {
             let is_kept = address_of(&message)
                 .is_none_or(|network| wanted.contains(&network) || is_link_local(network.ip));
             if message.header.index == index && !is_kept {
-                self.call(libc::RTM_DELADDR, 0, old)?;
+                self.delete(libc::RTM_DELADDR, old)?;
             }
         }
         for network in wanted {
@@ -161,7 +161,7 @@ impl Rtnetlink {
                 && message.header.protocol != RouteProtocol::Kernel
                 && message.attributes.contains(&RouteAttribute::Oif(index));
             if is_ours {
-                self.call(libc::RTM_DELROUTE, 0, old)?;
+                self.delete(libc::RTM_DELROUTE, old)?;
             }
         }
         for route in wanted {
@@ -178,6 +178,20 @@ impl Rtnetlink {
     fn call(&mut self, kind: u16, flags: u16, bytes: Vec<u8>) -> io::Result<()> {
         self.send(kind, flags | NLM_F_ACK, bytes)?;
         self.receive(|_| {})
+    }
+
+    /// Deletes what a dump has shown. Others configure interfaces, too: it may be gone meanwhile.
+    fn delete(&mut self, kind: u16, shown: Vec<u8>) -> io::Result<()> {
+        let is_gone = |error: &io::Error| {
+            matches!(
+                error.raw_os_error(),
+                Some(libc::EADDRNOTAVAIL | libc::ESRCH)
+            )
+        };
+        match self.call(kind, 0, shown) {
+            Err(error) if is_gone(&error) => Ok(()),
+            result => result,
+        }
     }
 
     /// The bytes of all messages that a dump gives.

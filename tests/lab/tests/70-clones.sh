@@ -72,10 +72,11 @@ lab_clones_of_a_systemd_guest_are_machines_of_their_own() { # 1500 s
     listener=$!
     wait_for 30 "the listener" grep -q listening /lab/strangers
     for vm in $clones; do
-        cocoon vm clone --name "$vm" --require-identity moment &
+        cocoon vm clone --name "$vm" --require-identity moment 2>"/lab/said.$vm" &
         waiting+=($!)
     done
-    for vm in "${waiting[@]}"; do wait "$vm"; done
+    for vm in "${waiting[@]}"; do wait "$vm" || fail "a clone failed: $(cat /lab/said.*)"; done
+    assert_lacks "$(cat /lab/said.*)" "cannot" "what the clones' agents could not do"
     for vm in source $clones; do answers "$vm"; done
     for vm in $clones; do
         [ "$(sed -n 2p "/lab/who.$vm")" -gt 0 ] || fail "$vm does not count"

@@ -221,3 +221,37 @@ fn root_an_identity_changes_interfaces_name_and_files() {
         assert_eq!(renew(&again).unwrap_err().kind, FailureKind::NotFound);
     });
 }
+
+/// As networkd does, which takes its addresses away when an interface goes down.
+#[test]
+fn root_an_identity_comes_to_be_while_somebody_else_configures_the_interface() {
+    if std::process::Command::new("ip").arg("-V").output().is_err() {
+        println!("SKIPPED: there is no ip");
+        return;
+    }
+    in_private_host(|| {
+        make_interfaces();
+        let (done, is_done) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                use std::sync::mpsc::TryRecvError::Empty;
+                while is_done.try_recv() == Err(Empty) {
+                    // Either may fail, when the other side was quicker.
+                    for change in ["replace", "delete"] {
+                        let old = ["address", change, "10.0.0.99/24", "dev", "eth0"];
+                        let _ = std::process::Command::new("ip").args(old).output();
+                    }
+                }
+            });
+            for last in [3, 4, 5].into_iter().cycle().take(100) {
+                let mut identity = Identity::default();
+                let mut wanted = nic(0, last, &["10.9.0.7/16"], vec![]);
+                wanted.nic = WhichNic::Index(0);
+                identity.nics = vec![wanted];
+                renew(&identity).unwrap();
+            }
+            drop(done);
+        });
+        assert!(addresses("eth0").contains(&"10.9.0.7/16".to_owned()));
+    });
+}
