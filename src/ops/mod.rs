@@ -38,9 +38,11 @@ pub mod vm_process;
 
 pub use error::Error;
 
+use std::sync::Arc;
+
 use crate::config::Config;
 use crate::network::Plugins;
-use crate::store::{Database, Layout};
+use crate::store::{Layout, Pool, Pooled};
 use crate::units::{EngineName, VmId};
 use crate::vm::records;
 use crate::vmm::Engine;
@@ -53,6 +55,7 @@ pub struct Host {
     /// Every path.
     pub layout: Layout,
     engines: Vec<&'static dyn Engine>,
+    databases: Arc<Pool>,
 }
 
 impl Host {
@@ -64,6 +67,7 @@ impl Host {
         let layout = Layout::new(&config.root_dir, &config.run_dir, &config.log_dir);
         layout.prepare()?;
         Ok(Self {
+            databases: Arc::new(Pool::new(layout.root())),
             config,
             layout,
             engines: engines.to_vec(),
@@ -98,8 +102,8 @@ impl Host {
     ///
     /// # Errors
     /// It cannot be opened.
-    pub fn database(&self) -> Result<Database, Error> {
-        Ok(Database::open(self.layout.root())?)
+    pub fn database(&self) -> Result<Pooled<'_>, Error> {
+        Ok(self.databases.get()?)
     }
 
     /// The VM that a user means.

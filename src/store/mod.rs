@@ -5,6 +5,8 @@ pub mod atomic;
 pub mod db;
 pub mod layout;
 pub mod lock;
+pub mod pool;
 
 pub use db::{Database, DatabaseError, Durability};
 pub use layout::Layout;
+pub use pool::{Pool, Pooled};
