@@ -143,7 +143,7 @@ pub(super) fn launch(
     let alive =
         hold_alive(&layout.alive_lock())?.ok_or_else(|| Error::StillRunning(spec.name.clone()))?;
     failpoint::reach("launch: alive lock held");
-    atomic::write(&path, &text).map_err(|source| Error::File {
+    atomic::write(&path, &text, Durability::UntilReboot).map_err(|source| Error::File {
         action: "write",
         path: path.clone(),
         source,

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::digest;
-use crate::store::atomic;
+use crate::store::{Durability, atomic};
 use crate::store::layout::SnapshotFolder;
 use crate::sys::cpu::HostCpu;
 use crate::units::{Digest, EngineName, SnapshotId, SnapshotName, VmId, VmName};
@@ -286,7 +286,7 @@ impl Manifest {
         }
         let path = folder.manifest();
         let text = self.to_bytes(&path)?;
-        atomic::write(&path, &text).map_err(ManifestError::file("write", &path))
+        atomic::write(&path, &text, Durability::Full).map_err(ManifestError::file("write", &path))
     }
 
     /// The manifest as its file holds it; `path` is for errors.

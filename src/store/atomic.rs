@@ -1,12 +1,13 @@
 //! The one way to write a file: under a temporary name, synced, then renamed, then its folder synced.
 //!
-//! Invariant: a file under its final name is complete. What a crash leaves has a temporary name,
+//! Invariant: a file under its final name is complete; of one that a reboot voids, until then. What a crash leaves has a temporary name,
 //! which begins with [`TEMP_PREFIX`], and belongs to nobody.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
+use super::Durability;
 use crate::sys::failpoint;
 
 /// How the names of unfinished files begin.
@@ -16,15 +17,20 @@ pub const TEMP_PREFIX: &str = ".tmp-";
 ///
 /// # Errors
 /// The file cannot be written, synced or renamed; `path` is then as it was.
-pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+pub fn write(path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
     let mut temp = tempfile::Builder::new()
         .prefix(TEMP_PREFIX)
         .tempfile_in(parent(path)?)?;
     temp.write_all(content)?;
-    temp.as_file().sync_all()?;
+    if durability == Durability::Full {
+        temp.as_file().sync_all()?;
+    }
     failpoint::reach("file: written under a temporary name");
     temp.persist(path).map_err(|error| error.error)?;
-    sync_folder(parent(path)?)
+    match durability {
+        Durability::Full => sync_folder(parent(path)?),
+        Durability::UntilReboot => Ok(()),
+    }
 }
 
 /// Gives the finished file or folder `from` its final name `to`, in the same file system.
@@ -54,8 +60,8 @@ mod tests {
     fn a_write_replaces_the_whole_file_and_leaves_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
-        write(&path, b"first, and long").unwrap();
-        write(&path, b"second").unwrap();
+        write(&path, b"first, and long", Durability::Full).unwrap();
+        write(&path, b"second", Durability::Full).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"second");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
@@ -65,7 +71,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         fs::create_dir(&path).unwrap();
-        assert!(write(&path, b"x").is_err());
+        assert!(write(&path, b"x", Durability::Full).is_err());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::store::atomic;
+use crate::store::{Durability, atomic};
 
 /// Version of the saved types. A file of any other is refused.
 const VERSION: u32 = 2;
@@ -112,7 +112,7 @@ pub(crate) fn write<T: Serialize>(path: &Path, state: &T) -> Result<(), FileErro
         source,
     };
     let bytes = encode(state).map_err(refused)?;
-    atomic::write(path, &bytes).map_err(|source| FileError::Write {
+    atomic::write(path, &bytes, Durability::Full).map_err(|source| FileError::Write {
         path: path.to_owned(),
         source,
     })

@@ -1,6 +1,7 @@
 # Pulling OCI images: what is stored, what is refused.
 # images: tiny
 # engines: none
+# machine: none
 
 # shellcheck source=tests/lab/images.sh
 . "$LAB/images.sh"

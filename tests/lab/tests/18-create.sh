@@ -1,6 +1,7 @@
 # VMs that are made and never started.
 # images: tiny
 # engines: none
+# machine: none
 
 lab_twenty_creates_at_once_all_succeed() { # 400 s
     need_image tiny

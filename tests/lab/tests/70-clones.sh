@@ -14,7 +14,9 @@ give() {
     printf '[Socket]\nListenStream=80\nAccept=yes\n' >$units/web.socket
     printf '[Service]\nStandardInput=socket\nExecStart=/usr/local/bin/page\n' >$units/web@.service
     printf '[Service]\nExecStart=/usr/local/bin/count\n' >$units/count.service
-    printf '#!/bin/sh\nread request\nprintf "HTTP/1.0 200 OK\\r\\n\\r\\n"\nhostname\n' >/lab/given/usr/local/bin/page
+    # All of the request is read: what is not makes a reset of the end of the answer.
+    printf '#!/bin/sh\nuntil read -r line && [ ${#line} -le 1 ]; do :; done\nprintf "HTTP/1.0 200 OK\\r\\n\\r\\n"\nhostname\n' \
+        >/lab/given/usr/local/bin/page
     printf '#!/bin/sh\nn=0\nwhile sleep 0.2; do n=$((n+1)); echo $n >/run/count; done\n' >/lab/given/usr/local/bin/count
     chmod +x /lab/given/usr/local/bin/*
     cocoon vm cp /lab/given "$1:/run/given"
