@@ -1,5 +1,4 @@
 # The lab itself: what the other tests stand on. Needs no cocoon.
-# images: tiny
 # engines: none
 
 lab_kvm_makes_a_virtual_machine() {
@@ -42,15 +41,6 @@ lab_cni_bridge_adds_and_deletes() {
     ip netns del cni-probe
     ip link del cni0
     rm /etc/cni/net.d/10-lab.conflist
-}
-
-lab_registry_takes_and_gives_an_image() {
-    need_pushed tiny
-    skopeo --insecure-policy copy --quiet --src-tls-verify=false "docker://$REGISTRY/tiny:latest" oci:/lab/tiny-copy:latest
-    local layout
-    layout=$(image_layout tiny)
-    diff <(cd "$layout/blobs/sha256" && ls) <(cd /lab/tiny-copy/blobs/sha256 && ls)
-    rm -r /lab/tiny-copy
 }
 
 lab_kernel_mounts_erofs() {

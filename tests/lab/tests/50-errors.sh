@@ -1,6 +1,7 @@
 # What cannot be done is refused with a sentence and a hint, and leaves nothing.
 # images: tiny
 # engines: none
+# machine: none
 
 lab_taken_name_is_refused() {
     need_image tiny
@@ -53,26 +54,6 @@ lab_registry_that_is_down_is_named() {
     stop_registry
     refused "$REGISTRY" cocoon image pull "$REGISTRY/anything:latest"
     start_registry
-}
-
-lab_missing_kvm_is_refused() {
-    need_image tiny
-    mv /dev/kvm /dev/kvm-away
-    at_exit mv /dev/kvm-away /dev/kvm
-    refused "/dev/kvm" cocoon vm run --name nokvm --storage 1G "$REGISTRY/tiny:latest"
-    assert_has "$refused_with" "hint" "the refusal"
-}
-
-lab_kvm_that_cannot_run_kernels_is_refused_unless_told_otherwise() {
-    need_image tiny
-    sed -E 's/ (svm|vmx)( |$)/\2/g' /proc/cpuinfo >/lab/cpuinfo
-    mount --bind /lab/cpuinfo /proc/cpuinfo
-    at_exit umount /proc/cpuinfo
-    refused "neither svm nor vmx" cocoon vm run --name weak --storage 1G "$REGISTRY/tiny:latest"
-    assert_has "$refused_with" "COCOON_IGNORE_KVM_CHECK=1" "the hint"
-    assert_eq "$(cocoon vm list -o json)" "[]" "VMs"
-    COCOON_IGNORE_KVM_CHECK=1 cocoon vm run --name stubborn --memory 256M --storage 1G --cpu 1 "$REGISTRY/tiny:latest"
-    assert_eq "$(vm_field stubborn .state)" running "state"
 }
 
 lab_other_users_are_told_that_they_are_not_root() {
