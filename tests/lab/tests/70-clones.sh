@@ -17,7 +17,7 @@ give() {
     # All of the request is read: what is not makes a reset of the end of the answer.
     printf '#!/bin/sh\nuntil read -r line && [ ${#line} -le 1 ]; do :; done\nprintf "HTTP/1.0 200 OK\\r\\n\\r\\n"\nhostname\n' \
         >/lab/given/usr/local/bin/page
-    printf '#!/bin/sh\nn=0\nwhile sleep 0.2; do n=$((n+1)); echo $n >/run/count; done\n' >/lab/given/usr/local/bin/count
+    printf '#!/bin/sh\nn=0\nwhile sleep 1; do n=$((n+1)); echo $n >/run/count; done\n' >/lab/given/usr/local/bin/count
     chmod +x /lab/given/usr/local/bin/*
     cocoon vm cp /lab/given "$1:/run/given"
     cocoon vm exec "$1" -- sh -ec 'cp -r /run/given/. /; systemctl daemon-reload

@@ -2,11 +2,38 @@
 # programs tests/tier builds when COCOON_ENGINE_LONG asks for it. With micro it is part of the root tier,
 # where any KVM will do.
 
-lab_verbs_may_be_killed_at_every_step() { # 2400 s
+# killed PATTERN... runs the tests whose names have one of the patterns.
+killed() {
     only_if_long
     [ -n "${COCOON_ENGINE_KILLED_TESTS:-}" ] || skip "no test program: COCOON_ENGINE_KILLED_TESTS is not set"
     # What is saved is large; the system's own temporary folder is memory here.
     mkdir -p /lab/killed
     TMPDIR=/lab/killed RUST_BACKTRACE=0 COCOON_TEST_ENGINE=$COCOON_ENGINE COCOON_TEST_PROGRAM=$COCOON_ENGINE_KILLED_PROGRAM \
-        "$COCOON_ENGINE_KILLED_TESTS" --test-threads 1 killed::
+        "$COCOON_ENGINE_KILLED_TESTS" --test-threads 1 --show-output "$@" | tee /lab/killed.out
+    assert_lacks "$(cat /lab/killed.out)" " 0 passed" "the tests' sum"
+    assert_lacks "$(cat /lab/killed.out)" SKIPPED "what the tests say"
+}
+
+lab_a_save_may_be_killed_at_every_step() { # 900 s
+    killed killed::root_a_save
+}
+
+lab_a_clone_may_be_killed_at_every_step() { # 900 s
+    killed killed::root_a_clone
+}
+
+lab_a_restore_may_be_killed_at_every_step() { # 1800 s
+    killed killed::restore
+}
+
+lab_verbs_of_a_vm_with_a_nic_may_be_killed_at_every_step() { # 1800 s
+    killed killed::with_nic
+}
+
+lab_a_vm_process_may_be_killed_at_every_step() { # 900 s
+    killed killed::vm_process
+}
+
+lab_other_verbs_may_be_killed_at_every_step() { # 1800 s
+    killed killed::root_an_import killed::root_a_removal killed::root_the_life killed::root_what
 }
