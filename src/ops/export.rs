@@ -1,8 +1,11 @@
 //! `snapshot export`: a snapshot for another host, as one file or a folder.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, BufWriter};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 use super::staging::unless_interrupted;
 use super::{Error, Host, require_root, snapshots};
@@ -87,19 +90,51 @@ fn write_file(
 ) -> Result<(), Error> {
     let parent = path
         .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let mut temp = tempfile::Builder::new()
-        .prefix(TEMP_PREFIX)
-        .tempfile_in(parent.unwrap_or(Path::new(".")))
-        .map_err(failed("write", path))?;
-    failpoint::reach("export: file made");
-    archive::write(folder, manifest, BufWriter::new(temp.as_file_mut()), go_on)?;
-    temp.as_file().sync_all().map_err(failed("sync", path))?;
-    failpoint::reach("export: archive whole");
-    temp.persist(path)
-        .map_err(|error| failed("write", path)(error.error))?;
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let fill = |file: &mut File| {
+        failpoint::reach("export: file made");
+        archive::write(folder, manifest, BufWriter::new(&mut *file), go_on)?;
+        file.sync_all().map_err(failed("sync", path))?;
+        failpoint::reach("export: archive whole");
+        Ok::<_, Error>(())
+    };
+    let mut staged = tempfile::Builder::new();
+    staged.prefix(TEMP_PREFIX);
+    let persisted = match without_a_name(parent) {
+        Ok(mut file) => {
+            fill(&mut file)?;
+            let named = staged.make_in(parent, |path| give_name(&file, path));
+            named.and_then(|named| Ok(named.persist(path)?)).map(drop)
+        }
+        // Not every file system can, NFS for one; if it is anything else, this says what.
+        Err(_) => {
+            let mut named = staged.tempfile_in(parent).map_err(failed("write", path))?;
+            fill(named.as_file_mut())?;
+            named.persist(path).map(drop).map_err(io::Error::from)
+        }
+    };
+    persisted.map_err(failed("write", path))?;
     failpoint::reach("export: archive in place");
     Ok(())
+}
+
+/// A file that goes with its last descriptor: of an export that is killed, nothing is left, where no `gc`
+/// would look for it.
+fn without_a_name(folder: &Path) -> io::Result<File> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR)?.into())
+}
+
+fn give_name(file: &File, path: &Path) -> io::Result<()> {
+    let open = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(rustix::fs::linkat(
+        CWD,
+        open,
+        CWD,
+        path,
+        AtFlags::SYMLINK_FOLLOW,
+    )?)
 }
 
 fn write_folder(

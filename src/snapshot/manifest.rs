@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::digest;
-use crate::store::{Durability, atomic};
 use crate::store::layout::SnapshotFolder;
+use crate::store::{Durability, atomic};
 use crate::sys::cpu::HostCpu;
 use crate::units::{Digest, EngineName, SnapshotId, SnapshotName, VmId, VmName};
 use crate::vm::{VmConfig, VmSpec};

@@ -146,9 +146,16 @@ fn root_an_import_and_an_export_may_be_killed_at_every_step() {
         return;
     };
     counter.ok(&["snapshot", "save", "--name", "moment", "counter"]);
-    let path = |name| counter.cocoon.root.path().join(name);
+    // A folder of the user's, where no `gc` looks.
+    let exports = tempfile::tempdir().unwrap();
+    let path = |name| exports.path().join(name);
     let (folder, file) = (path("exported/"), path("exported.tar"));
-    let is_there = || file.exists();
+    let is_there = || {
+        let others = std::fs::read_dir(exports.path()).unwrap().flatten();
+        let mut others = others.filter(|entry| entry.path() != file);
+        assert!(others.next().is_none(), "a killed export leaves something");
+        file.exists()
+    };
     kill_at_every_step(
         &counter,
         &Verb {

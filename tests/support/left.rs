@@ -6,10 +6,11 @@ use std::path::Path;
 
 use super::counter::Counter;
 
-/// Everything that a VM's folder may hold while no command is at work on it.
-const OF_A_VM: [&str; 7] = [
+/// Everything that a VM's folder may hold while no command is at work on it. Cloud Hypervisor locks its socket.
+const OF_A_VM: [&str; 8] = [
     "alive.lock",
     "api.sock",
+    "api.sock.lock",
     "console.sock",
     "control.sock",
     "cow.raw",
