@@ -4,9 +4,10 @@
 //! whatever a row names is there, and whatever no row names may go.
 
 use jiff::Timestamp;
-use rusqlite::{OptionalExtension, Row, Transaction, params};
+use rusqlite::{Row, Transaction, params};
 
 use crate::store::db::{DatabaseError, parse, statement};
+use crate::store::rows;
 use crate::units::{ByteSize, Digest};
 
 /// The shortest prefix of a digest, in hex digits, that names an image.
@@ -120,12 +121,7 @@ pub fn delete(tx: &Transaction<'_>, name: &str) -> Result<(), DatabaseError> {
 /// The database failed or holds what no image is.
 pub fn list(tx: &Transaction<'_>) -> Result<Vec<ImageRecord>, DatabaseError> {
     let query = format!("SELECT {COLUMNS} FROM images ORDER BY name");
-    let mut statement_ = tx.prepare(&query).map_err(statement("list images"))?;
-    let rows = statement_
-        .query_map([], |row| Ok(from_row(tx, row)))
-        .map_err(statement("list images"))?;
-    rows.map(|row| row.map_err(statement("list images"))?)
-        .collect()
+    rows::all(tx, "list images", (&query, []), |row| from_row(tx, row))
 }
 
 /// The image with exactly this normalised name.
@@ -134,10 +130,9 @@ pub fn list(tx: &Transaction<'_>) -> Result<Vec<ImageRecord>, DatabaseError> {
 /// The database failed or holds what no image is.
 pub fn get(tx: &Transaction<'_>, name: &str) -> Result<Option<ImageRecord>, DatabaseError> {
     let query = format!("SELECT {COLUMNS} FROM images WHERE name = ?1");
-    tx.query_row(&query, [name], |row| Ok(from_row(tx, row)))
-        .optional()
-        .map_err(statement("read an image"))?
-        .transpose()
+    rows::first(tx, "read an image", (&query, [name]), |row| {
+        from_row(tx, row)
+    })
 }
 
 /// The image that a user means: by normalised name, or by a digest or the beginning of one, of at
@@ -181,14 +176,11 @@ pub fn resolve(
 /// # Errors
 /// The database failed.
 pub fn needed_blobs(tx: &Transaction<'_>) -> Result<Vec<Digest>, DatabaseError> {
-    let mut statement_ = tx
-        .prepare("SELECT DISTINCT digest FROM image_layers")
-        .map_err(statement("list layers"))?;
-    let rows = statement_
-        .query_map([], |row| row.get::<_, String>(0))
-        .map_err(statement("list layers"))?;
-    rows.map(|row| parse("digest", &row.map_err(statement("list layers"))?))
-        .collect()
+    rows::digests(
+        tx,
+        "list layers",
+        "SELECT DISTINCT digest FROM image_layers",
+    )
 }
 
 fn from_row(tx: &Transaction<'_>, row: &Row<'_>) -> Result<ImageRecord, DatabaseError> {
@@ -212,25 +204,18 @@ fn from_row(tx: &Transaction<'_>, row: &Row<'_>) -> Result<ImageRecord, Database
 }
 
 fn layers_of(tx: &Transaction<'_>, name: &str) -> Result<Vec<ImageLayer>, DatabaseError> {
-    let failed = statement("read the layers of an image");
-    let mut statement_ = tx
-        .prepare_cached(
-            "SELECT digest, diff_id FROM image_layers WHERE image = ?1 ORDER BY position",
-        )
-        .map_err(&failed)?;
-    let rows = statement_
-        .query_map([name], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
-        })
-        .map_err(&failed)?;
-    rows.map(|row| {
-        let (digest, diff_id) = row.map_err(&failed)?;
+    let action = "read the layers of an image";
+    let query = "SELECT digest, diff_id FROM image_layers WHERE image = ?1 ORDER BY position";
+    rows::all(tx, action, (query, [name]), |row| {
+        let digest = |index| {
+            let text: String = row.get(index).map_err(statement(action))?;
+            parse("digest", &text)
+        };
         Ok(ImageLayer {
-            digest: parse("digest", &digest)?,
-            diff_id: parse("digest", &diff_id)?,
+            digest: digest(0)?,
+            diff_id: digest(1)?,
         })
     })
-    .collect()
 }
 
 #[cfg(test)]

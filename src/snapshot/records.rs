@@ -17,9 +17,10 @@ use serde::Serialize;
 
 use crate::store::db::{DatabaseError, parse, statement};
 use crate::store::lock::{SnapshotLock, SnapshotUse};
-use crate::units::id::SHORTEST_PREFIX;
+use crate::store::rows::{self, Meant};
 use crate::units::{ByteSize, Digest, SnapshotId, SnapshotName, VmId, VmName};
 use crate::vm::VmConfig;
+use crate::vm::records::{from_json, to_json};
 
 /// One snapshot, as recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -254,12 +255,7 @@ pub fn delete(tx: &Transaction<'_>, lock: &SnapshotLock) -> Result<(), DatabaseE
 /// The database failed or holds what no snapshot is.
 pub fn list(tx: &Transaction<'_>) -> Result<Vec<SnapshotRecord>, DatabaseError> {
     let query = format!("SELECT {COLUMNS} FROM snapshots ORDER BY created_at, id");
-    let mut statement_ = tx.prepare(&query).map_err(statement("list snapshots"))?;
-    let rows = statement_
-        .query_map([], |row| Ok(from_row(row)))
-        .map_err(statement("list snapshots"))?;
-    rows.map(|row| row.map_err(statement("list snapshots"))?)
-        .collect()
+    rows::all(tx, "list snapshots", (&query, []), from_row)
 }
 
 /// The snapshot with this id, in whatever state.
@@ -268,10 +264,7 @@ pub fn list(tx: &Transaction<'_>) -> Result<Vec<SnapshotRecord>, DatabaseError> 
 /// The database failed or holds what no snapshot is.
 pub fn get(tx: &Transaction<'_>, id: SnapshotId) -> Result<Option<SnapshotRecord>, DatabaseError> {
     let query = format!("SELECT {COLUMNS} FROM snapshots WHERE id = ?1");
-    tx.query_row(&query, [id.to_string()], |row| Ok(from_row(row)))
-        .optional()
-        .map_err(statement("read a snapshot"))?
-        .transpose()
+    rows::first(tx, "read a snapshot", (&query, [id.to_string()]), from_row)
 }
 
 /// The snapshot that a user means: exact id, then exact name, then the beginning of an id. One that is
@@ -280,34 +273,13 @@ pub fn get(tx: &Transaction<'_>, id: SnapshotId) -> Result<Option<SnapshotRecord
 /// # Errors
 /// No snapshot fits, or several do, or the database failed.
 pub fn resolve(tx: &Transaction<'_>, reference: &str) -> Result<SnapshotId, SnapshotRecordError> {
-    let query = "SELECT id, name FROM snapshots WHERE state <> 'saving'
-         AND (id = ?1 OR name = ?1 OR (?2 AND substr(id, 1, length(?1)) = ?1))";
-    let failed = statement("look up a snapshot");
-    let prefix_allowed = reference.len() >= SHORTEST_PREFIX;
-    let mut statement_ = tx.prepare(query).map_err(&failed)?;
-    let found = statement_
-        .query_map(params![reference, prefix_allowed], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?))
-        })
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(&failed)?;
-    let exact = found.iter().find(|(id, _)| id == reference).or_else(|| {
-        found
-            .iter()
-            .find(|(_, name)| name.as_deref() == Some(reference))
-    });
-    match (exact, found.as_slice()) {
-        (Some((id, _)), _) | (None, [(id, _)]) => Ok(parse("snapshot id", id)?),
-        (None, []) => Err(SnapshotRecordError::NotFound(reference.to_owned())),
-        (None, many) => Err(SnapshotRecordError::Ambiguous {
+    let made = "SELECT id, name FROM snapshots WHERE state <> 'saving'";
+    match rows::meant(tx, "look up a snapshot", made, reference)? {
+        Meant::One(id) => Ok(parse("snapshot id", &id)?),
+        Meant::None => Err(SnapshotRecordError::NotFound(reference.to_owned())),
+        Meant::Several(candidates) => Err(SnapshotRecordError::Ambiguous {
             reference: reference.to_owned(),
-            candidates: many
-                .iter()
-                .map(|(id, name)| match name {
-                    Some(name) => format!("{id} ({name})"),
-                    None => id.clone(),
-                })
-                .collect(),
+            candidates,
         }),
     }
 }
@@ -317,15 +289,11 @@ pub fn resolve(tx: &Transaction<'_>, reference: &str) -> Result<SnapshotId, Snap
 /// # Errors
 /// The database failed.
 pub fn pinned_blobs(tx: &Transaction<'_>) -> Result<Vec<Digest>, DatabaseError> {
-    let failed = statement("list pins of snapshots");
-    let mut statement_ = tx
-        .prepare("SELECT DISTINCT digest FROM snapshot_blobs")
-        .map_err(&failed)?;
-    let digests = statement_
-        .query_map([], |row| row.get::<_, String>(0))
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(&failed)?;
-    digests.iter().map(|text| parse("digest", text)).collect()
+    rows::digests(
+        tx,
+        "list pins of snapshots",
+        "SELECT DISTINCT digest FROM snapshot_blobs",
+    )
 }
 
 /// The snapshots of VMs that were created from the image `name`, as people call them.
@@ -333,14 +301,12 @@ pub fn pinned_blobs(tx: &Transaction<'_>) -> Result<Vec<Digest>, DatabaseError> 
 /// # Errors
 /// The database failed.
 pub fn users_of_image(tx: &Transaction<'_>, name: &str) -> Result<Vec<String>, DatabaseError> {
-    let failed = statement("list the snapshots that use an image");
+    let action = "list the snapshots that use an image";
     let query = "SELECT coalesce(name, id) AS label FROM snapshots
          WHERE json_extract(config, '$.image') = ?1 ORDER BY label";
-    let mut statement_ = tx.prepare(query).map_err(&failed)?;
-    statement_
-        .query_map([name], |row| row.get(0))
-        .and_then(Iterator::collect)
-        .map_err(&failed)
+    rows::all(tx, action, (query, [name]), |row| {
+        row.get(0).map_err(statement(action))
+    })
 }
 
 fn from_row(row: &Row<'_>) -> Result<SnapshotRecord, DatabaseError> {
@@ -358,20 +324,6 @@ fn from_row(row: &Row<'_>) -> Result<SnapshotRecord, DatabaseError> {
         size: ByteSize::from_bytes(size.unsigned_abs()),
         created_at: parse("time", &text(7)?)?,
         config: from_json(text(8)?)?,
-    })
-}
-
-fn to_json(config: &VmConfig) -> Result<String, DatabaseError> {
-    serde_json::to_string(config).map_err(|error| DatabaseError::Value {
-        what: "VM configuration",
-        value: error.to_string(),
-    })
-}
-
-fn from_json(text: String) -> Result<VmConfig, DatabaseError> {
-    serde_json::from_str(&text).map_err(|_| DatabaseError::Value {
-        what: "VM configuration",
-        value: text,
     })
 }
 

@@ -6,6 +6,7 @@ pub mod db;
 pub mod layout;
 pub mod lock;
 pub mod pool;
+pub mod rows;
 
 pub use db::{Database, DatabaseError, Durability};
 pub use layout::Layout;

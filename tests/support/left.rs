@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::counter::Counter;
 
@@ -79,20 +79,39 @@ pub(crate) fn names(folder: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-/// The VMs below `root` that have a process, by what it was started with.
+/// The VMs below `root` that have a process, by what it was started with. A process may have children of the
+/// same words: Cloud Hypervisor's looks after the size of a terminal.
 fn processes(root: &Path) -> BTreeSet<String> {
     let vms = root.join("run/vms");
     let mut found = BTreeSet::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
-        // Empty of a process that has ended, and of one that is none's.
-        let line = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
-        let words: Vec<_> = line.split('\0').collect();
-        if let [_, "__vmm", spec, ..] = words[..]
-            && let Ok(spec) = Path::new(spec).strip_prefix(&vms)
+        let process = entry.path();
+        if let Some(vm) = vm_of(&process, &vms)
+            && parent_of(&process)
+                .and_then(|parent| vm_of(&parent, &vms))
+                .as_ref()
+                != Some(&vm)
         {
-            let vm = spec.parent().unwrap().to_str().unwrap();
-            assert!(found.insert(vm.to_owned()), "two processes of VM {vm}");
+            assert!(found.insert(vm.clone()), "two processes of VM {vm}");
         }
     }
     found
+}
+
+/// The VM below `vms` of which a process is.
+fn vm_of(process: &Path, vms: &Path) -> Option<String> {
+    // Empty of a process that has ended, and of one that is none's.
+    let line = fs::read_to_string(process.join("cmdline")).unwrap_or_default();
+    let words: Vec<_> = line.split('\0').collect();
+    let [_, "__vmm", spec, ..] = words[..] else {
+        return None;
+    };
+    let spec = Path::new(spec).strip_prefix(vms).ok()?;
+    Some(spec.parent()?.to_str()?.to_owned())
+}
+
+fn parent_of(process: &Path) -> Option<PathBuf> {
+    let status = fs::read_to_string(process.join("status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    Some(Path::new("/proc").join(line.trim()))
 }
