@@ -59,7 +59,7 @@ differ() {
 lab_clones_of_a_systemd_guest_are_machines_of_their_own() { # 1500 s
     only_if_long
     local clones="" number vm listener saved waiting=() mac ip
-    for number in $(seq "${COCOON_LAB_CLONES:-8}"); do clones="$clones clone-$number"; done
+    for number in $(seq "${COCOON_ENGINE_CLONES:-8}"); do clones="$clones clone-$number"; done
     need_image debian12
     cocoon vm run --name source --memory 384M --cpu 1 --storage 2G "$REGISTRY/debian12:latest"
     # Until nothing more starts; some unit may have failed, which is not this test's.
