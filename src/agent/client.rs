@@ -21,8 +21,12 @@ use super::exec::{self, ExecEnd, Session};
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long one try may take. A guest whose driver is not up yet says nothing, and may lose the try.
+/// How long one try may take at first. A guest whose driver is not up yet says nothing, and may lose the try.
 const TRY: Duration = Duration::from_secs(2);
+
+/// What part of the time since the first try a later one may take: a guest on a crowded host answers late, and
+/// would never in time if no try were longer than another.
+const PART: u32 = 4;
 
 /// How long the short calls may take altogether; keys for sshd take an emulated guest some seconds, beside
 /// many clones of it some times that.
@@ -56,7 +60,20 @@ impl<'a> Agent<'a> {
     /// # Errors
     /// It does not answer within `patience`; its first answer makes no sense; `stop` was raised.
     pub fn hello(&self, patience: Duration) -> Result<Hello, AgentError> {
-        let hello: Hello = self.call(&Request::Hello, patience)?;
+        self.hello_over(self.connect(patience, |_| false)?)
+    }
+
+    /// As [`Agent::hello`], but one in which nobody listens is not waited for, only one that is silent.
+    ///
+    /// # Errors
+    /// As [`Agent::hello`].
+    pub fn hello_from_silence(&self, patience: Duration) -> Result<Hello, AgentError> {
+        let is_refusal = |error: &io::Error| error.kind() != io::ErrorKind::TimedOut;
+        self.hello_over(self.connect(patience, is_refusal)?)
+    }
+
+    fn hello_over(&self, channel: Channel<'a>) -> Result<Hello, AgentError> {
+        let (_, hello): (_, Hello) = ask(channel, &Request::Hello)?;
         Ok(Hello {
             boot_id: printable(&hello.boot_id),
             hostname: printable(&hello.hostname),
@@ -163,21 +180,21 @@ impl<'a> Agent<'a> {
         request: &Request,
         patience: Duration,
     ) -> Result<(Channel<'a>, T), AgentError> {
-        let mut channel = self.connect(patience)?;
-        channel.deadline = Some(Instant::now() + CALL);
-        frame::write(&mut channel, request, b"").map_err(AgentError::of_frame)?;
-        let done = answer(&mut channel)?;
-        channel.deadline = None;
-        Ok((channel, done))
+        ask(self.connect(patience, |_| false)?, request)
     }
 
-    /// Tries until somebody listens in the guest.
-    fn connect(&self, patience: Duration) -> Result<Channel<'a>, AgentError> {
-        let deadline = Instant::now() + patience;
+    /// Tries until somebody listens in the guest, or `is_final` says of what a try met that no other will do.
+    fn connect(
+        &self,
+        patience: Duration,
+        is_final: impl Fn(&io::Error) -> bool,
+    ) -> Result<Channel<'a>, AgentError> {
+        let begun = Instant::now();
+        let deadline = begun + patience;
         let (mut pause, mut is_first) = (FIRST_PAUSE, true);
         loop {
             // The first try is a whole one, also for who does not want to wait.
-            let one = Instant::now() + TRY;
+            let one = Instant::now() + TRY.max(begun.elapsed() / PART);
             let until = if is_first { one } else { deadline.min(one) };
             is_first = false;
             let error = match Channel::connect(&self.socket, PORT, self.stop, until) {
@@ -187,7 +204,7 @@ impl<'a> Agent<'a> {
                 }
                 Err(error) => error,
             };
-            if Instant::now() + pause >= deadline {
+            if is_final(&error) || Instant::now() + pause >= deadline {
                 return Err(AgentError::NotThere {
                     waited_seconds: patience.as_secs(),
                     source: error,
@@ -207,6 +224,18 @@ impl<'a> Agent<'a> {
             _ => Ok(()),
         }
     }
+}
+
+/// Sends a request on a new connection, and reads the first answer.
+fn ask<'a, T: DeserializeOwned>(
+    mut channel: Channel<'a>,
+    request: &Request,
+) -> Result<(Channel<'a>, T), AgentError> {
+    channel.deadline = Some(Instant::now() + CALL);
+    frame::write(&mut channel, request, b"").map_err(AgentError::of_frame)?;
+    let done = answer(&mut channel)?;
+    channel.deadline = None;
+    Ok((channel, done))
 }
 
 /// A guest's warnings, fit for a terminal.

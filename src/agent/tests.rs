@@ -127,6 +127,17 @@ fn no_agent_is_a_failure_after_the_patience_and_not_before() {
 }
 
 #[test]
+fn a_refusal_is_not_waited_for_by_who_waits_for_a_silent_guest() {
+    let interrupt = never();
+    let nobody = Guest::that(drop);
+    let error = Agent::new(&nobody.socket(), interrupt.as_fd())
+        .hello_from_silence(PATIENCE)
+        .unwrap_err();
+    assert!(matches!(error, AgentError::NotThere { .. }), "{error:?}");
+    assert_eq!(nobody.connections(), 1);
+}
+
+#[test]
 fn an_interruption_ends_every_wait() {
     let (stop, mut raise) = UnixStream::pair().unwrap();
     raise.write_all(b"!").unwrap();

@@ -56,6 +56,10 @@ impl Engine for Micro {
         env!("CARGO_PKG_VERSION").to_owned()
     }
 
+    fn clock_outlives_pause(&self) -> bool {
+        true
+    }
+
     fn check(&self, spec: &VmSpec) -> Result<(), Unsupported> {
         check::check(spec).map_err(|feature| Unsupported {
             engine: self.name(),

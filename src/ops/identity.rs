@@ -5,14 +5,14 @@
 //! a restored   seed, clock: all else is what it was
 //! ```
 
-use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cocoon_agent::protocol::{Identity, MacAddress, Network, NicIdentity, Route, WhichNic};
 use jiff::Timestamp;
 
+use super::vm_process::chain;
 use super::{Error, Host, exec, specify};
 use crate::agent::{Agent, AgentError};
 use crate::network::{NetworkRecord, NicRecord};
@@ -112,6 +112,29 @@ pub(super) fn refresh(
     tell(host, vm, (Identity::default(), answered), interrupt)
 }
 
+/// Tells a guest that goes on what time it is, if its clock stood still with it. One without an agent cannot be
+/// told.
+pub(super) fn wake(host: &Host, vm: &VmRecord, interrupt: &Interrupt) {
+    let engine = host.engine(Some(vm.config.engine));
+    if engine.is_ok_and(crate::vmm::Engine::clock_outlives_pause) {
+        return;
+    }
+    let agent = Agent::new(&host.layout.vm(vm.id).vsock_socket(), interrupt.as_fd());
+    let told = agent.hello_from_silence(AT_SAVE).and_then(|_| {
+        let identity = Identity {
+            clock_ns: now_ns(),
+            ..Identity::default()
+        };
+        agent.identity(identity, AT_SAVE)
+    });
+    match told {
+        Ok(_) | Err(AgentError::NotThere { .. } | AgentError::Interrupted) => {}
+        Err(error) => {
+            tracing::warn!(vm = %vm.name, error = %chain(&error).join(": "), "the guest's clock is late");
+        }
+    }
+}
+
 fn tell(
     host: &Host,
     vm: &specify::Of<'_>,
@@ -132,23 +155,22 @@ fn tell(
 /// Whether a guest that ran when it was saved has an agent. One without says so at once; only one that
 /// is silent is waited for.
 fn is_there(agent: &Agent<'_>, grace: Duration) -> Result<bool, AgentError> {
-    let deadline = Instant::now() + grace;
-    loop {
-        match agent.hello(Duration::ZERO) {
-            Ok(_) => return Ok(true),
-            Err(AgentError::NotThere { source, .. })
-                if source.kind() == ErrorKind::TimedOut && Instant::now() < deadline => {}
-            Err(AgentError::NotThere { .. }) => return Ok(false),
-            Err(error) => return Err(error),
-        }
+    match agent.hello_from_silence(grace) {
+        Ok(_) => Ok(true),
+        Err(AgentError::NotThere { .. }) => Ok(false),
+        Err(error) => Err(error),
     }
+}
+
+fn now_ns() -> Option<u64> {
+    u64::try_from(Timestamp::now().as_nanosecond()).ok()
 }
 
 /// With what no guest may share with another, or with its own past.
 fn of_now(identity: Identity) -> Result<Identity, Error> {
     Ok(Identity {
         seed: random::<SEED_BYTES>()?.to_vec(),
-        clock_ns: u64::try_from(Timestamp::now().as_nanosecond()).ok(),
+        clock_ns: now_ns(),
         ..identity
     })
 }

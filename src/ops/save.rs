@@ -55,7 +55,7 @@ pub fn save(
     }
     let spec = vm_process::read_spec(&host.layout.vm(vm.id).spec())?;
     let agent = identity::answers(host, &vm, interrupt);
-    let manifest = begin_manifest(host, request, (vm, spec, agent))?;
+    let manifest = begin_manifest(host, request, (vm.clone(), spec, agent))?;
     let staging = Staging::begin(
         host,
         &Reservation {
@@ -67,7 +67,7 @@ pub fn save(
             created_at: manifest.created_at,
         },
     )?;
-    match fill(host, &staging, lock, manifest, interrupt) {
+    match fill(host, &staging, (lock, &vm), manifest, interrupt) {
         Ok((manifest, saved)) => Ok((staging.finish(&manifest)?, saved)),
         Err(error) => {
             let error = unless_interrupted(error, interrupt.is_raised());
@@ -122,7 +122,7 @@ fn file_name(path: &Path) -> String {
 fn fill(
     host: &Host,
     staging: &Staging<'_>,
-    lock: VmLock,
+    (lock, vm): (VmLock, &VmRecord),
     mut manifest: Manifest,
     interrupt: &Interrupt,
 ) -> Result<(Manifest, Saved), Error> {
@@ -135,6 +135,9 @@ fn fill(
     // Dropped at once, also when the user interrupts: the VM process then gives the save up.
     let saved = Client::connect(&socket)?.call_patiently(ask, interrupt)?;
     failpoint::reach("save: written by the VM process");
+    if manifest.agent == Some(true) {
+        identity::wake(host, vm, interrupt);
+    }
     drop(lock);
     let saved = serde_json::from_value(saved)
         .map_err(|error| Error::Client(ClientError::Exchange(error.into())))?;

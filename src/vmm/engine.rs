@@ -20,6 +20,10 @@ pub trait Engine: Sync + std::fmt::Debug {
     /// The feature of `spec` that this engine lacks.
     fn check(&self, spec: &VmSpec) -> Result<(), Unsupported>;
 
+    /// Whether a guest's wall clock goes on while the guest is halted. Where it does not, the guest must be
+    /// told the time when it goes on.
+    fn clock_outlives_pause(&self) -> bool;
+
     /// Boots the VM in this process, which must run nothing else, at most once in its life.
     ///
     /// SIGTERM and SIGINT then end the VM, as [`Machine::power_off`] does. What the engine logs

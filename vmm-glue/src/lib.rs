@@ -57,6 +57,11 @@ impl Engine for CloudHypervisor {
         VERSION.to_owned()
     }
 
+    /// Its `resume` gives KVM's clock back what it showed at the pause.
+    fn clock_outlives_pause(&self) -> bool {
+        false
+    }
+
     fn check(&self, spec: &VmSpec) -> Result<(), Unsupported> {
         convert::check(spec).map_err(|feature| Unsupported {
             engine: self.name(),

@@ -4,6 +4,7 @@ use super::super::error::Failure;
 use super::super::output::FormatArgs;
 use super::batch;
 use crate::ops::{self, Host};
+use crate::sys::interrupt::Interrupt;
 
 /// What `cocoon vm resume` takes.
 #[derive(Debug, clap::Args)]
@@ -17,7 +18,8 @@ pub(in crate::cli) struct ResumeArgs {
 
 /// Lets guests go on. One that runs is left alone, and that is no failure.
 pub(in crate::cli) fn resume(host: &Host, args: &ResumeArgs) -> Result<(), Failure> {
+    let interrupt = Interrupt::on_signals().map_err(Failure::Signals)?;
     batch::each(host, &args.vms, &args.format, |id| {
-        ops::pause::resume(host, id)
+        ops::pause::resume(host, id, &interrupt)
     })
 }
