@@ -15,7 +15,7 @@ use crate::config::{Config, DnsList, LogLevel, Settings};
 /// No config file is larger.
 const MAX_CONFIG: u64 = 1 << 20;
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Global options")]
 pub(super) struct GlobalArgs {
     /// Config file (TOML)
@@ -48,6 +48,15 @@ pub(super) struct GlobalArgs {
 }
 
 impl GlobalArgs {
+    /// Those alone that say where records are.
+    pub(super) fn of_records(config: Option<PathBuf>, root_dir: Option<PathBuf>) -> Self {
+        Self {
+            config,
+            root_dir,
+            ..Self::default()
+        }
+    }
+
     /// Flags over environment over config file over defaults.
     pub(super) fn config(self) -> Result<Config, Failure> {
         let file = match &self.config {

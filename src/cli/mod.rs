@@ -7,6 +7,7 @@
 //!                                                             Failure ─▶ error: …  hint: …  exit code
 //! ```
 
+mod completion;
 mod error;
 #[cfg(feature = "failpoints")]
 mod failpoints;
@@ -53,6 +54,8 @@ enum Command {
     Snapshot(snapshot::SnapshotCommand),
     /// Remove what nothing refers to: layers, boot files, leftovers of killed commands
     Gc(gc::GcArgs),
+    /// Print a script that completes commands, flags and names in a shell
+    Completion(completion::CompletionArgs),
     /// Show version, engines and build
     Version(version::VersionArgs),
     /// Run one VM; cocoon starts itself with this
@@ -62,6 +65,7 @@ enum Command {
 
 /// Runs the command that argv asks for, with the engines that this build links.
 pub fn main(engines: &[&'static dyn Engine]) -> ExitCode {
+    completion::answer::<Cli>();
     let cli = Cli::parse();
     #[cfg(feature = "failpoints")]
     failpoints::arm(&cli.command);
@@ -76,8 +80,10 @@ pub fn main(engines: &[&'static dyn Engine]) -> ExitCode {
 }
 
 fn dispatch(cli: Cli, engines: &[&'static dyn Engine]) -> Result<(), Failure> {
-    if let Command::Version(args) = cli.command {
-        return version::version(&args, engines);
+    match &cli.command {
+        Command::Version(args) => return version::version(args, engines),
+        Command::Completion(args) => return completion::completion(args),
+        _ => {}
     }
     let config = cli.global.config()?;
     global::log_to(&config)?;
@@ -88,7 +94,7 @@ fn dispatch(cli: Cli, engines: &[&'static dyn Engine]) -> Result<(), Failure> {
         Command::Snapshot(command) => snapshot::dispatch(&host, command),
         Command::Gc(args) => gc::gc(&host, &args),
         // Handled above; they need no host.
-        Command::Version(_) | Command::Vmm(_) => Ok(()),
+        Command::Completion(_) | Command::Version(_) | Command::Vmm(_) => Ok(()),
     }
 }
 

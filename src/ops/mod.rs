@@ -23,6 +23,7 @@ pub mod inspect;
 mod leftover;
 pub mod list;
 pub mod logs;
+pub mod names;
 pub mod pause;
 pub mod pull;
 pub mod remove;

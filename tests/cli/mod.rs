@@ -1,5 +1,6 @@
 //! What users type, and what they read.
 
+mod completion;
 mod damaged;
 #[cfg(feature = "failpoints")]
 mod killed;

@@ -158,7 +158,7 @@ impl Drop for Counter {
 }
 
 /// Puts an image with the counting kernel into the store.
-fn install(cocoon: &Cocoon) {
+pub(crate) fn install(cocoon: &Cocoon) {
     // Any command makes the folders.
     assert!(cocoon.run(&["vm", "list"]).status.success());
     let root = cocoon.root.path();

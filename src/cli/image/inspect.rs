@@ -1,5 +1,8 @@
 //! `cocoon image inspect`
 
+use clap_complete::ArgValueCandidates;
+
+use super::super::completion;
 use super::super::error::Failure;
 use super::super::output::{self, FormatArgs};
 use crate::ops::{Host, images};
@@ -8,6 +11,7 @@ use crate::ops::{Host, images};
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct InspectArgs {
     /// Name or digest
+    #[arg(add = ArgValueCandidates::new(completion::images))]
     image: String,
     /// The output is JSON in any case
     #[command(flatten)]

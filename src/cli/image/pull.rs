@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
+use clap_complete::ArgValueCandidates;
+
+use super::super::completion;
 use super::super::error::Failure;
 use super::super::output::{self, FormatArgs};
 use super::super::progress::PullProgress;
@@ -18,7 +21,7 @@ use crate::sys::interrupt::Interrupt;
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct PullArgs {
     /// Images: [registry/]repository[:tag][@digest]
-    #[arg(required = true, value_name = "IMAGE")]
+    #[arg(required = true, value_name = "IMAGE", add = ArgValueCandidates::new(completion::images))]
     images: Vec<String>,
     #[command(flatten)]
     format: FormatArgs,

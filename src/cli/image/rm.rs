@@ -1,7 +1,10 @@
 //! `cocoon image rm`
 
+use clap_complete::ArgValueCandidates;
+
 use serde_json::json;
 
+use super::super::completion;
 use super::super::error::Failure;
 use super::super::output::{self, FormatArgs};
 use crate::ops::{Host, images};
@@ -10,7 +13,7 @@ use crate::ops::{Host, images};
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct RmArgs {
     /// Names or digests
-    #[arg(required = true, value_name = "IMAGE")]
+    #[arg(required = true, value_name = "IMAGE", add = ArgValueCandidates::new(completion::images))]
     images: Vec<String>,
     #[command(flatten)]
     format: FormatArgs,

@@ -3,6 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use clap_complete::ArgValueCandidates;
+
+use super::super::completion;
 use super::super::error::Failure;
 use super::super::output;
 use crate::ops::export::Target;
@@ -14,6 +17,7 @@ use crate::sys::tty;
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct ExportArgs {
     /// Name, id, or the beginning of an id
+    #[arg(add = ArgValueCandidates::new(completion::snapshots))]
     snapshot: String,
     /// A file for a zstd-compressed tar, a folder (one that exists, or with a slash at its end), or - for
     /// standard output

@@ -1,5 +1,8 @@
 //! `cocoon snapshot inspect`
 
+use clap_complete::ArgValueCandidates;
+
+use super::super::completion;
 use super::super::error::Failure;
 use super::super::output::{self, FormatArgs};
 use crate::ops::{self, Host, snapshots};
@@ -13,6 +16,7 @@ pub(in crate::cli) struct InspectArgs {
     #[arg(long)]
     full: bool,
     /// Name, id, or the beginning of an id
+    #[arg(add = ArgValueCandidates::new(completion::snapshots))]
     snapshot: String,
     /// The output is JSON in any case
     #[command(flatten)]

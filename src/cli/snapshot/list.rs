@@ -1,5 +1,8 @@
 //! `cocoon snapshot list`
 
+use clap_complete::ArgValueCandidates;
+
+use super::super::completion;
 use super::super::error::Failure;
 use super::super::output;
 use crate::ops::{Host, snapshots};
@@ -20,7 +23,7 @@ const HEADER: [&str; 8] = [
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct SnapshotListArgs {
     /// Only those of this VM, which may be gone by now
-    #[arg(long)]
+    #[arg(long, add = ArgValueCandidates::new(completion::vms))]
     vm: Option<String>,
     #[command(flatten)]
     list: output::ListArgs,

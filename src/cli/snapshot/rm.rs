@@ -1,5 +1,8 @@
 //! `cocoon snapshot rm`
 
+use clap_complete::ArgValueCandidates;
+
+use super::super::completion;
 use super::super::error::Failure;
 use super::super::output::FormatArgs;
 use super::super::vm::batch;
@@ -9,7 +12,7 @@ use crate::ops::{Host, snapshots};
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct RmArgs {
     /// Names, ids, or beginnings of ids
-    #[arg(required = true, value_name = "SNAPSHOT")]
+    #[arg(required = true, value_name = "SNAPSHOT", add = ArgValueCandidates::new(completion::snapshots))]
     snapshots: Vec<String>,
     #[command(flatten)]
     format: FormatArgs,

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use clap_complete::ArgValueCandidates;
+
+use super::super::completion;
 use super::super::error::Failure;
 use super::super::output::{self, FormatArgs};
 use crate::ops::{self, Host};
@@ -23,6 +26,7 @@ pub(in crate::cli) struct SaveArgs {
     )]
     description: String,
     /// Name, id, or the beginning of an id
+    #[arg(add = ArgValueCandidates::new(completion::vms))]
     vm: String,
     #[command(flatten)]
     format: FormatArgs,

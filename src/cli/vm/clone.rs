@@ -1,5 +1,8 @@
 //! `cocoon vm clone`
 
+use clap_complete::ArgValueCandidates;
+
+use super::super::completion;
 use super::super::error::Failure;
 use super::super::output::{self, FormatArgs};
 use super::create;
@@ -24,6 +27,7 @@ pub(in crate::cli) struct CloneArgs {
     #[command(flatten)]
     format: FormatArgs,
     /// Snapshot: its name, id, or the first digits of its id
+    #[arg(add = ArgValueCandidates::new(completion::snapshots))]
     snapshot: String,
 }
 

@@ -4,6 +4,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use clap_complete::ArgValueCandidates;
+
+use super::super::completion;
 use super::super::error::Failure;
 use super::super::output;
 use crate::console::relay::Session;
@@ -28,6 +31,7 @@ pub(in crate::cli) struct ConsoleArgs {
     #[arg(long, default_value_t = LINGER_SECONDS, value_name = "SECONDS")]
     linger: u64,
     /// Name, id, or the beginning of an id
+    #[arg(add = ArgValueCandidates::new(completion::vms))]
     vm: String,
 }
 

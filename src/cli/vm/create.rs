@@ -1,5 +1,8 @@
 //! `cocoon vm create`
 
+use clap_complete::ArgValueCandidates;
+
+use super::super::completion;
 use super::super::error::Failure;
 use super::super::output::{self, FormatArgs};
 use crate::ops::{self, Host, create::Request};
@@ -32,6 +35,7 @@ pub(in crate::cli) struct VmArgs {
     #[arg(long, value_enum, default_value = "auto")]
     hugepages: Hugepages,
     /// Image: a name as it was pulled, or a digest
+    #[arg(add = ArgValueCandidates::new(completion::images))]
     image: String,
 }
 

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use cocoon_agent::protocol::{Exec, TerminalSize};
 
+use clap_complete::ArgValueCandidates;
+
+use super::super::completion;
 use super::super::error::Failure;
 use crate::agent::{Session, terminal_size};
 use crate::console::signals::Signals;
@@ -39,6 +42,7 @@ pub(in crate::cli) struct ExecArgs {
     #[arg(long, default_value_t = WAIT_SECONDS, value_name = "SECONDS")]
     wait: u64,
     /// Name, id, or the beginning of an id
+    #[arg(add = ArgValueCandidates::new(completion::vms))]
     vm: String,
     /// The command and its arguments
     #[arg(

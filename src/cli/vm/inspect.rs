@@ -1,5 +1,8 @@
 //! `cocoon vm inspect`
 
+use clap_complete::ArgValueCandidates;
+
+use super::super::completion;
 use super::super::error::Failure;
 use super::super::output::{self, FormatArgs};
 use crate::ops::{Host, inspect};
@@ -8,6 +11,7 @@ use crate::ops::{Host, inspect};
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct InspectArgs {
     /// Name, id, or the beginning of an id
+    #[arg(add = ArgValueCandidates::new(completion::vms))]
     vm: String,
     /// The output is JSON in any case
     #[command(flatten)]

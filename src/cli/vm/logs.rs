@@ -1,5 +1,8 @@
 //! `cocoon vm logs`
 
+use clap_complete::ArgValueCandidates;
+
+use super::super::completion;
 use super::super::error::Failure;
 use super::super::output;
 use crate::ops::Host;
@@ -12,6 +15,7 @@ pub(in crate::cli) struct LogsArgs {
     #[arg(long)]
     vmm: bool,
     /// Name, id, or the beginning of an id
+    #[arg(add = ArgValueCandidates::new(completion::vms))]
     vm: String,
 }
 

@@ -1,5 +1,8 @@
 //! `cocoon vm restore`
 
+use clap_complete::ArgValueCandidates;
+
+use super::super::completion;
 use super::super::error::Failure;
 use super::super::output::{self, FormatArgs};
 use super::clone::{self, SizeArgs};
@@ -16,8 +19,10 @@ pub(in crate::cli) struct RestoreArgs {
     #[command(flatten)]
     format: FormatArgs,
     /// VM: its name, id, or the first digits of its id
+    #[arg(add = ArgValueCandidates::new(completion::vms))]
     vm: String,
     /// Snapshot of this VM
+    #[arg(add = ArgValueCandidates::new(completion::snapshots))]
     snapshot: String,
 }
 

@@ -1,5 +1,8 @@
 //! `cocoon vm resume`
 
+use clap_complete::ArgValueCandidates;
+
+use super::super::completion;
 use super::super::error::Failure;
 use super::super::output::FormatArgs;
 use super::batch;
@@ -10,7 +13,7 @@ use crate::sys::interrupt::Interrupt;
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct ResumeArgs {
     /// Names, ids, or beginnings of ids
-    #[arg(required = true, value_name = "VM")]
+    #[arg(required = true, value_name = "VM", add = ArgValueCandidates::new(completion::vms))]
     vms: Vec<String>,
     #[command(flatten)]
     format: FormatArgs,

@@ -1,5 +1,8 @@
 //! `cocoon vm rm`
 
+use clap_complete::ArgValueCandidates;
+
+use super::super::completion;
 use super::super::error::Failure;
 use super::super::output::FormatArgs;
 use super::batch;
@@ -13,7 +16,7 @@ pub(in crate::cli) struct RmArgs {
     #[arg(short, long)]
     force: bool,
     /// Names, ids, or beginnings of ids
-    #[arg(required = true, value_name = "VM")]
+    #[arg(required = true, value_name = "VM", add = ArgValueCandidates::new(completion::vms))]
     vms: Vec<String>,
     #[command(flatten)]
     format: FormatArgs,

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use clap_complete::ArgValueCandidates;
+
+use super::super::completion;
 use super::super::error::Failure;
 use super::super::output::FormatArgs;
 use super::batch;
@@ -19,7 +22,7 @@ pub(in crate::cli) struct StopArgs {
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
     /// Names, ids, or beginnings of ids
-    #[arg(required = true, value_name = "VM")]
+    #[arg(required = true, value_name = "VM", add = ArgValueCandidates::new(completion::vms))]
     vms: Vec<String>,
     #[command(flatten)]
     format: FormatArgs,
