@@ -98,6 +98,16 @@ impl Counter {
         vm["state"].as_str().unwrap().to_owned()
     }
 
+    /// Waits until the VM has no process. The kernel closes a dying one's connections first, then takes KVM down,
+    /// and lets go of the lock by which others know that it lives at the end.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn wait_for_process(&self) {
+        let folder = self.json(&["vm", "inspect", "counter"])["run_dir"].clone();
+        let lock = PathBuf::from(folder.as_str().unwrap()).join("alive.lock");
+        let lock = std::fs::File::open(lock).unwrap();
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockShared).unwrap();
+    }
+
     pub(crate) fn snapshots(&self) -> PathBuf {
         self.cocoon.root.path().join("snapshots")
     }

@@ -109,6 +109,7 @@ fn root_a_vm_process_that_dies_in_a_save_leaves_a_stopped_vm_and_no_snapshot() {
     for step in steps_of_a_save(&counter) {
         start_obeying(&counter, "COCOON_VM_FAILPOINT", &step);
         counter.refused(&SAVE);
+        counter.wait_for_process();
         assert_eq!(counter.state(), "stopped", "{step}");
         left::nothing(&counter, &step);
         counter.ok(&["vm", "start", "counter"]);
