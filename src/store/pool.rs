@@ -6,7 +6,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Database, DatabaseError};
 
@@ -39,11 +39,7 @@ impl Pool {
     /// # Errors
     /// It cannot be opened.
     pub fn get(&self) -> Result<Pooled<'_>, DatabaseError> {
-        let idle = self
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let idle = self.idle().take();
         let database = match idle {
             Some(database) => database,
             None => Database::open(&self.root)?,
@@ -52,6 +48,10 @@ impl Pool {
             pool: self,
             database: Some(database),
         })
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Option<Database>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -73,12 +73,7 @@ impl DerefMut for Pooled<'_> {
 
 impl Drop for Pooled<'_> {
     fn drop(&mut self) {
-        let mut idle = self
-            .pool
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *idle = self.database.take();
+        *self.pool.idle() = self.database.take();
     }
 }
 

@@ -17,7 +17,7 @@ pub fn all<T>(
     read: impl Fn(&Row<'_>) -> Result<T, DatabaseError>,
 ) -> Result<Vec<T>, DatabaseError> {
     let failed = statement(action);
-    let mut prepared = tx.prepare(query).map_err(&failed)?;
+    let mut prepared = tx.prepare_cached(query).map_err(&failed)?;
     let mut rows = prepared.query(values).map_err(&failed)?;
     let mut found = Vec::new();
     while let Some(row) = rows.next().map_err(&failed)? {
