@@ -32,8 +32,8 @@
 //! ## Invariants
 //! - **Reserve first.** A VM's row, name, pins and network plan are in the store before anything is
 //!   made outside of it; so whatever a crash leaves is known, and `gc` finishes or undoes it.
-//! - **Liveness is a lock.** A VM runs exactly while its process holds `alive.lock`; no pid in a file
-//!   is ever believed.
+//! - **Liveness is a lock.** No VM runs whose process does not hold `alive.lock`, whatever its record says;
+//!   no pid in a file is ever believed.
 //! - **One writer of a VM.** Whoever changes a VM holds its operation lock, as a value.
 //! - **Killed anywhere.** Each step of a verb has a name (`sys::failpoint`), and a test that ends the program
 //!   there by `kill -9` (`tests/cli/killed.rs`): nothing is lost, `gc` leaves nothing, the verb then succeeds.

@@ -9,10 +9,10 @@
 //!                   └──▶ error ◀──┘      any ──▶ removing ──▶ (no row)
 //! ```
 //!
-//! Invariants: a VM whose process holds the alive lock is running, whatever the record says; a VM
-//! whose process does not is not, whatever the record says. But for one that is still being created or
-//! is being removed, whether it has a process or not: a clone is `creating` until it may be used, and
-//! becomes `running` at once.
+//! Invariants: a VM's process writes down that the VM runs, and that it has stopped, while it holds the
+//! alive lock; so a free lock means that the VM does not run, whatever the record says. A held one says
+//! nothing: its process may be about to begin, or to end. A clone is `creating` until it may be used,
+//! whether it has a process or not, and becomes `running` at once.
 
 use std::fmt;
 use std::str::FromStr;
@@ -67,15 +67,13 @@ impl VmState {
     }
 
     /// What is true of a VM whose record says `self`, given whether its process lives.
-    ///
-    /// A record says `running` or `paused` only after its process took the lock, so a free lock means that
-    /// the process has died without being able to say so.
     #[must_use]
     pub fn observed(self, alive: bool) -> Self {
-        match (self, alive) {
-            (Self::Running | Self::Paused, false) => Self::Stopped,
-            (Self::Created | Self::Stopped | Self::Error, true) => Self::Running,
-            (state, _) => state,
+        if self.is_alive() && !alive {
+            // The process died without being able to say so.
+            Self::Stopped
+        } else {
+            self
         }
     }
 }
@@ -115,14 +113,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_alive_lock_overrules_the_record() {
+    fn a_free_lock_overrules_the_record() {
         for (recorded, alive, observed) in [
             (VmState::Running, true, VmState::Running),
             (VmState::Running, false, VmState::Stopped),
             (VmState::Paused, true, VmState::Paused),
             (VmState::Paused, false, VmState::Stopped),
-            (VmState::Created, true, VmState::Running),
-            (VmState::Stopped, true, VmState::Running),
+            (VmState::Created, true, VmState::Created),
+            (VmState::Stopped, true, VmState::Stopped),
             (VmState::Error, false, VmState::Error),
             (VmState::Creating, false, VmState::Creating),
             (VmState::Removing, true, VmState::Removing),
