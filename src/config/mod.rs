@@ -24,6 +24,10 @@ const MAX_RUN_DIR: usize = 107 - "/vms/0123456789abcdef/console.sock".len();
 /// about 20 s.
 const STOP_TIMEOUT_SECONDS: u64 = 30;
 
+/// Wait for the agent of a clone that had one when it was saved: it has it still, but its memory comes in
+/// while it runs, on a busy host and beside many clones slowly.
+const IDENTITY_TIMEOUT_SECONDS: u64 = 120;
+
 /// How much cocoon logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -68,6 +72,8 @@ pub struct Config {
     pub dns: Vec<Ipv4Addr>,
     /// Wait between asking a guest to power off and forcing it.
     pub stop_timeout: Duration,
+    /// Wait for the agent of a cloned or restored guest that had one when it was saved.
+    pub identity_timeout: Duration,
     /// How many VMs or layers are worked on at once.
     pub pool_size: NonZeroUsize,
     /// The engine of new VMs, or the build's default.
@@ -109,6 +115,7 @@ pub struct Settings {
     pub default_root_password: Option<String>,
     pub dns: Option<DnsList>,
     pub stop_timeout_seconds: Option<u64>,
+    pub identity_timeout_seconds: Option<u64>,
     pub pool_size: Option<usize>,
     pub engine: Option<EngineName>,
     pub firmware: Option<PathBuf>,
@@ -241,6 +248,11 @@ impl Settings {
                 get("COCOON_STOP_TIMEOUT_SECONDS"),
                 parse_number,
             )?,
+            identity_timeout_seconds: parsed(
+                "COCOON_IDENTITY_TIMEOUT_SECONDS",
+                get("COCOON_IDENTITY_TIMEOUT_SECONDS"),
+                parse_number,
+            )?,
             pool_size: parsed("COCOON_POOL_SIZE", get("COCOON_POOL_SIZE"), parse_number)?,
             engine: parsed("COCOON_ENGINE", get("COCOON_ENGINE"), |text| {
                 text.parse().map_err(to_text)
@@ -268,6 +280,9 @@ impl Settings {
             default_root_password: self.default_root_password.or(lower.default_root_password),
             dns: self.dns.or(lower.dns),
             stop_timeout_seconds: self.stop_timeout_seconds.or(lower.stop_timeout_seconds),
+            identity_timeout_seconds: self
+                .identity_timeout_seconds
+                .or(lower.identity_timeout_seconds),
             pool_size: self.pool_size.or(lower.pool_size),
             engine: self.engine.or(lower.engine),
             firmware: self.firmware.or(lower.firmware),
@@ -294,12 +309,15 @@ impl Settings {
         if run_dir.as_os_str().len() > MAX_RUN_DIR {
             return Err(InvalidConfig::RunDirTooLong(run_dir));
         }
-        let stop_timeout = self.stop_timeout_seconds.unwrap_or(STOP_TIMEOUT_SECONDS);
-        if stop_timeout == 0 {
-            return Err(InvalidConfig::Zero {
-                key: "stop_timeout_seconds",
-            });
-        }
+        let stop_timeout = seconds(
+            "stop_timeout_seconds",
+            self.stop_timeout_seconds.unwrap_or(STOP_TIMEOUT_SECONDS),
+        )?;
+        let identity_timeout = seconds(
+            "identity_timeout_seconds",
+            self.identity_timeout_seconds
+                .unwrap_or(IDENTITY_TIMEOUT_SECONDS),
+        )?;
         let pool_size = match self.pool_size {
             Some(size) => {
                 NonZeroUsize::new(size).ok_or(InvalidConfig::Zero { key: "pool_size" })?
@@ -317,7 +335,8 @@ impl Settings {
                 || vec![Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(1, 1, 1, 1)],
                 |list| list.0,
             ),
-            stop_timeout: Duration::from_secs(stop_timeout),
+            stop_timeout,
+            identity_timeout,
             pool_size,
             engine: self.engine,
             firmware: self
@@ -369,6 +388,14 @@ impl std::str::FromStr for LogLevel {
     }
 }
 
+/// A wait of at least a second.
+fn seconds(key: &'static str, seconds: u64) -> Result<Duration, InvalidConfig> {
+    if seconds == 0 {
+        return Err(InvalidConfig::Zero { key });
+    }
+    Ok(Duration::from_secs(seconds))
+}
+
 fn parse_number<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
     text.parse().map_err(to_text)
 }
@@ -417,6 +444,7 @@ mod tests {
             [Ipv4Addr::new(8, 8, 8, 8), Ipv4Addr::new(1, 1, 1, 1)]
         );
         assert_eq!(config.stop_timeout, Duration::from_secs(30));
+        assert_eq!(config.identity_timeout, Duration::from_secs(120));
         assert_eq!(config.log_level, LogLevel::Info);
     }
 
@@ -487,6 +515,9 @@ mod tests {
             })
             .is_err()
         );
+        let hasty = environment(&[("COCOON_IDENTITY_TIMEOUT_SECONDS", "0")]).unwrap();
+        let error = decide(hasty).unwrap_err().to_string();
+        assert_eq!(error, "identity_timeout_seconds must be at least 1");
         let long = Settings {
             run_dir: Some(format!("/{}", "r".repeat(90)).into()),
             ..Settings::default()

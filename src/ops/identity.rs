@@ -24,15 +24,8 @@ use crate::vm::{VmRecord, VmState};
 /// is not there says nothing.
 const AT_SAVE: Duration = Duration::from_secs(3);
 
-/// How long a guest may take to say anything that had an agent when it was saved: it has it still, but its
-/// memory comes in while it runs, on a busy host and beside many clones slowly.
-const HAD_ONE: Duration = Duration::from_secs(120);
-
-/// The same of a guest that was paused when it was saved, so that nobody could ask.
+/// How long to wait for the agent of a guest that was paused when it was saved, so that nobody could ask.
 const UNKNOWN: Duration = Duration::from_secs(20);
-
-/// How long the agent may take to be reached again, which has just answered.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Bytes for the guest's random generator: twice what its pool takes.
 const SEED_BYTES: usize = 64;
@@ -60,11 +53,11 @@ pub(super) fn answers(host: &Host, vm: &VmRecord, interrupt: &Interrupt) -> Opti
 }
 
 /// How long to wait for the agent of a guest in which one answered when it was saved, or not.
-fn grace(answered: Option<bool>) -> Duration {
+fn grace(answered: Option<bool>, patience: Duration) -> Duration {
     match answered {
-        Some(true) => HAD_ONE,
+        Some(true) => patience,
         Some(false) => Duration::ZERO,
-        None => UNKNOWN,
+        None => UNKNOWN.min(patience),
     }
 }
 
@@ -143,12 +136,13 @@ fn tell(
 ) -> Result<Introduced, Error> {
     let agent = Agent::new(&host.layout.vm(vm.id).vsock_socket(), interrupt.as_fd());
     let failed = |error| exec::failed(vm.name.clone(), error);
-    if !is_there(&agent, grace(answered)).map_err(failed)? {
+    let patience = host.config.identity_timeout;
+    if !is_there(&agent, grace(answered, patience)).map_err(failed)? {
         return Ok(Introduced::NoAgent);
     }
     // Only now: the guest may have taken its time to answer.
     let identity = of_now(identity)?;
-    let renewed = agent.identity(identity, PATIENCE).map_err(failed)?;
+    let renewed = agent.identity(identity, patience).map_err(failed)?;
     Ok(Introduced::Done(renewed.warnings))
 }
 
