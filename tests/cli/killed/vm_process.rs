@@ -141,13 +141,57 @@ fn root_a_save_that_is_killed_while_the_vm_process_is_at_it_leaves_nothing_after
 
 /// Kills a command when the VM process `pid` stands still, which then goes on.
 fn kill_when_halted(mut command: Child, pid: i32, step: &str) {
+    wait_until_halted(pid, step);
+    command.kill().unwrap();
+    command.wait().unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::CONT).unwrap();
+}
+
+fn wait_until_halted(pid: i32, step: &str) {
     let deadline = Instant::now() + SOON;
     let status = format!("/proc/{pid}/status");
     // Nobody tells of another's child that it has stopped.
     while !fs::read_to_string(&status).unwrap().contains("\nState:\tT") {
         assert!(Instant::now() < deadline, "{step} is not reached");
     }
-    command.kill().unwrap();
-    command.wait().unwrap();
-    kill_process(Pid::from_raw(pid).unwrap(), Signal::CONT).unwrap();
+}
+
+/// The first process that a command starts.
+fn child_of(command: &Child) -> i32 {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let tasks = fs::read_dir(format!("/proc/{}/task", command.id())).unwrap();
+        let children = tasks.flatten().map(|task| task.path().join("children"));
+        let mut children = children.filter_map(|list| fs::read_to_string(list).ok());
+        if let Some(pid) = children.find_map(|list| list.split(' ').next()?.parse().ok()) {
+            return pid;
+        }
+        assert!(Instant::now() < deadline, "it starts no process");
+    }
+}
+
+#[test]
+fn root_a_vm_process_that_has_not_said_that_its_vm_runs_makes_no_vm_running() {
+    let Some(counter) = Counter::run() else {
+        return;
+    };
+    counter.ok(&["vm", "stop", "--force", "counter"]);
+    for step in ["alive lock held", "control socket open"] {
+        let step = format!("VM process: {step}");
+        let mut start = counter.command(&["vm", "start", "counter"]);
+        let mut start = start
+            .env("COCOON_VM_FAILPOINT_STOP", &step)
+            .spawn()
+            .unwrap();
+        wait_until_halted(child_of(&start), &step);
+        let seen = counter.state();
+        start.kill().unwrap();
+        start.wait().unwrap();
+        counter.wait_for_process();
+        assert_eq!(seen, "stopped", "{step}");
+        assert_eq!(counter.state(), "stopped", "{step}");
+        counter.ok(&["vm", "start", "counter"]);
+        counter.goes_on();
+        counter.ok(&["vm", "stop", "--force", "counter"]);
+    }
 }
