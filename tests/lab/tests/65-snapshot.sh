@@ -26,6 +26,16 @@ stands_still() {
     assert_eq "$(count)" "$before" "$1: the count of a paused guest"
 }
 
+# Some seconds of standing still are not missed: whoever let the guest go on has told it the time.
+knows_the_time() {
+    local before clock after
+    before=$(date +%s)
+    clock=$(cocoon vm exec counter -- date +%s)
+    after=$(date +%s)
+    [ "$clock" -ge $((before - 1)) ] && [ "$clock" -le $((after + 1)) ] ||
+        fail "$1: the guest's clock says $clock, which is not between $before and $after"
+}
+
 # The snapshots that may be used, by name.
 names() {
     cocoon snapshot list -o json | json 'map(.name // "-") | sort | join(" ")'
@@ -67,6 +77,7 @@ a_paused_guest_is_saved_and_stays_paused() {
     cocoon vm resume counter
     assert_eq "$(vm_field counter .state)" running "state after resume"
     goes_on "after resume"
+    knows_the_time "after resume"
     cocoon vm resume counter
 }
 

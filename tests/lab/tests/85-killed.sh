@@ -1,6 +1,6 @@
-# kill -9 at every step of every verb, with a kernel and a KVM of our own: tests/cli/killed.rs, whose
-# programs tests/tier builds when COCOON_ENGINE_LONG asks for it. With micro it is part of the root tier,
-# where any KVM will do.
+# kill -9 at every step of every verb, with a kernel and a KVM of our own: tests/cli/killed.rs; and damaged
+# snapshots: tests/cli/damaged.rs. tests/tier builds their programs when COCOON_ENGINE_LONG asks for it.
+# With micro they are part of the root tier, where any KVM will do.
 
 # killed PATTERN... runs the tests whose names have one of the patterns.
 killed() {
@@ -12,6 +12,10 @@ killed() {
         "$COCOON_ENGINE_KILLED_TESTS" --test-threads 1 --show-output "$@" | tee /lab/killed.out
     assert_lacks "$(cat /lab/killed.out)" " 0 passed" "the tests' sum"
     assert_lacks "$(cat /lab/killed.out)" SKIPPED "what the tests say"
+}
+
+lab_a_damaged_or_foreign_snapshot_is_refused_and_the_vm_has_not_noticed() { # 600 s
+    killed damaged::
 }
 
 lab_a_save_may_be_killed_at_every_step() { # 900 s
