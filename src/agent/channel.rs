@@ -21,8 +21,8 @@ use rustix::io::Errno;
 #[error("interrupted")]
 pub(super) struct Stopped;
 
-/// A guest's answers are short; but it may have one busy processor on a busy host, and new keys for sshd
-/// to make before it answers.
+/// How long a guest may say nothing where nobody has said until when: it may have one busy processor on a
+/// busy host.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// `OK 4294967295\n`
@@ -85,8 +85,7 @@ impl<'a> Channel<'a> {
     }
 
     fn wait(&self, flags: PollFlags) -> io::Result<()> {
-        let until = Instant::now() + PATIENCE;
-        let until = self.deadline.map_or(until, |deadline| deadline.min(until));
+        let until = self.deadline.unwrap_or_else(|| Instant::now() + PATIENCE);
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let timeout = Timespec::try_from(left).map_err(io::Error::other)?;

@@ -28,8 +28,8 @@ const TRY: Duration = Duration::from_secs(2);
 /// would never in time if no try were longer than another.
 const PART: u32 = 4;
 
-/// How long the short calls may take altogether; keys for sshd take an emulated guest some seconds, beside
-/// many clones of it some times that.
+/// How long the answer of a short call may take, unless the caller has more patience; keys for sshd take an
+/// emulated guest some seconds, beside many clones of it some times that.
 const CALL: Duration = Duration::from_secs(180);
 
 /// Warnings of one answer that anybody would read.
@@ -60,7 +60,7 @@ impl<'a> Agent<'a> {
     /// # Errors
     /// It does not answer within `patience`; its first answer makes no sense; `stop` was raised.
     pub fn hello(&self, patience: Duration) -> Result<Hello, AgentError> {
-        self.hello_over(self.connect(patience, |_| false)?)
+        hello_over(self.connect(patience, |_| false)?, patience)
     }
 
     /// As [`Agent::hello`], but one in which nobody listens is not waited for, only one that is silent.
@@ -69,16 +69,7 @@ impl<'a> Agent<'a> {
     /// As [`Agent::hello`].
     pub fn hello_from_silence(&self, patience: Duration) -> Result<Hello, AgentError> {
         let is_refusal = |error: &io::Error| error.kind() != io::ErrorKind::TimedOut;
-        self.hello_over(self.connect(patience, is_refusal)?)
-    }
-
-    fn hello_over(&self, channel: Channel<'a>) -> Result<Hello, AgentError> {
-        let (_, hello): (_, Hello) = ask(channel, &Request::Hello)?;
-        Ok(Hello {
-            boot_id: printable(&hello.boot_id),
-            hostname: printable(&hello.hostname),
-            ..hello
-        })
+        hello_over(self.connect(patience, is_refusal)?, patience)
     }
 
     /// Makes the guest somebody else.
@@ -180,7 +171,7 @@ impl<'a> Agent<'a> {
         request: &Request,
         patience: Duration,
     ) -> Result<(Channel<'a>, T), AgentError> {
-        ask(self.connect(patience, |_| false)?, request)
+        ask(self.connect(patience, |_| false)?, request, patience)
     }
 
     /// Tries until somebody listens in the guest, or `is_final` says of what a try met that no other will do.
@@ -226,12 +217,22 @@ impl<'a> Agent<'a> {
     }
 }
 
+fn hello_over(channel: Channel<'_>, patience: Duration) -> Result<Hello, AgentError> {
+    let (_, hello): (_, Hello) = ask(channel, &Request::Hello, patience)?;
+    Ok(Hello {
+        boot_id: printable(&hello.boot_id),
+        hostname: printable(&hello.hostname),
+        ..hello
+    })
+}
+
 /// Sends a request on a new connection, and reads the first answer.
 fn ask<'a, T: DeserializeOwned>(
     mut channel: Channel<'a>,
     request: &Request,
+    patience: Duration,
 ) -> Result<(Channel<'a>, T), AgentError> {
-    channel.deadline = Some(Instant::now() + CALL);
+    channel.deadline = Some(Instant::now() + CALL.max(patience));
     frame::write(&mut channel, request, b"").map_err(AgentError::of_frame)?;
     let done = answer(&mut channel)?;
     channel.deadline = None;
