@@ -15,6 +15,7 @@ mod gc;
 mod global;
 mod hint;
 mod image;
+mod log;
 mod output;
 mod progress;
 mod snapshot;
@@ -86,7 +87,7 @@ fn dispatch(cli: Cli, engines: &[&'static dyn Engine]) -> Result<(), Failure> {
         _ => {}
     }
     let config = cli.global.config()?;
-    global::log_to(&config)?;
+    log::begin(&config)?;
     let host = Host::open(config, engines)?;
     match cli.command {
         Command::Image(command) => image::dispatch(&host, command),

@@ -91,11 +91,11 @@ pub struct Config {
 pub struct LogFile {
     /// Log to this file instead of standard error.
     pub file: Option<PathBuf>,
-    /// Rotate beyond this size.
+    /// Turn it away beyond this size, in MiB.
     pub max_size_mb: u64,
-    /// Delete rotated files older than this.
+    /// Remove what was turned away after so many days; 0: never.
     pub max_age_days: u64,
-    /// Keep this many rotated files.
+    /// Keep so many files that were turned away; 0: all.
     pub max_backups: u64,
     /// One JSON object a line.
     pub json: bool,
@@ -318,6 +318,11 @@ impl Settings {
             self.identity_timeout_seconds
                 .unwrap_or(IDENTITY_TIMEOUT_SECONDS),
         )?;
+        if self.log.max_size_mb == Some(0) {
+            return Err(InvalidConfig::Zero {
+                key: "log.max_size_mb",
+            });
+        }
         let pool_size = match self.pool_size {
             Some(size) => {
                 NonZeroUsize::new(size).ok_or(InvalidConfig::Zero { key: "pool_size" })?

@@ -4,6 +4,7 @@ mod completion;
 mod damaged;
 #[cfg(feature = "failpoints")]
 mod killed;
+mod log;
 mod mistakes;
 mod output;
 mod snapshot;
