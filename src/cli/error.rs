@@ -44,6 +44,14 @@ pub(super) enum Failure {
         #[source]
         source: io::Error,
     },
+    #[error("cannot read the manifest {}", path.display())]
+    ManifestFile {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("this host failed {count} of the checks")]
+    Unhealthy { count: usize, repaired: bool },
     #[error("cannot handle signals")]
     Signals(#[source] io::Error),
     #[error("an archive is not written to a terminal")]
@@ -123,8 +131,18 @@ impl Failure {
                 EXIT_INTERRUPTED
             }
             Self::Operation(ops::Error::Pull(error)) if error.is_cancelled() => EXIT_INTERRUPTED,
+            Self::Operation(ops::Error::Upgrade(error)) if error.is_cancelled() => EXIT_INTERRUPTED,
+            Self::Several(failures)
+                if failures
+                    .iter()
+                    .any(|one| one.exit_code() == EXIT_INTERRUPTED) =>
+            {
+                EXIT_INTERRUPTED
+            }
             Self::Config(_)
             | Self::ConfigFile { .. }
+            | Self::ManifestFile { .. }
+            | Self::Operation(ops::Error::UpgradeManifest(_))
             | Self::Reference { .. }
             | Self::ArchiveToTerminal
             | Self::CopySides => EXIT_USAGE,

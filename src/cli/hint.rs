@@ -6,11 +6,14 @@ use std::io;
 use super::error::Failure;
 use crate::agent::AgentError;
 use crate::config::InvalidConfig;
+use crate::image::fetch::FetchError;
 use crate::image::pull::PullError;
 use crate::image::registry::RegistryError;
 use crate::network::conflist::ConflistError;
 use crate::network::plugin::PluginError;
 use crate::ops;
+use crate::ops::doctor::repair::RepairError;
+use crate::ops::doctor::upgrade::UpgradeError;
 use crate::snapshot::ManifestError;
 use crate::snapshot::records::SnapshotRecordError;
 use crate::store::DatabaseError;
@@ -43,6 +46,11 @@ pub(super) fn of(failure: &Failure) -> Option<String> {
         Failure::Config(InvalidConfig::RunDirTooLong(_)) => {
             Some("choose a shorter --run-dir or --root-dir".into())
         }
+        Failure::Unhealthy { repaired, .. } => Some(if *repaired {
+            "each FAIL above has its fix".into()
+        } else {
+            "cocoon doctor --fix repairs what it can; each FAIL above has its fix".into()
+        }),
         Failure::ArchiveToTerminal => Some("name a file, or pipe it to another program".into()),
         Failure::Reference { .. } => {
             Some("write [registry/]repository[:tag][@sha256:digest], such as ubuntu:24.04".into())
@@ -89,7 +97,11 @@ fn system(error: &(dyn StdError + 'static)) -> Option<&'static str> {
 fn operation(error: &ops::Error) -> Option<String> {
     use ops::Error;
     let hint = match error {
-        Error::NotRoot => AS_ROOT,
+        Error::NotRoot | Error::Repair(RepairError::NotRoot) => AS_ROOT,
+        Error::Repair(RepairError::SubnetInUse { .. }) => {
+            "give guests other addresses: cocoon doctor --fix --subnet 10.X.0.0/16"
+        }
+        Error::Upgrade(UpgradeError::Fetch { source, .. }) => return fetched(source),
         Error::NoEngine | Error::EngineNotLinked(_) => {
             "cocoon version lists the engines of this build"
         }
@@ -163,7 +175,7 @@ fn operation(error: &ops::Error) -> Option<String> {
             DISK_FULL
         }
         Error::Conflist(ConflistError::NoFolder(_) | ConflistError::NoneFound(_)) => {
-            "put a CNI configuration there, name another folder by --cni-conf-dir, or run without a network: --nics 0"
+            "cocoon doctor --fix writes a CNI configuration there; or name another folder by --cni-conf-dir, or run without a network: --nics 0"
         }
         Error::Pull(error) => return pull(error),
         Error::Database(DatabaseError::TooNew { .. }) => "use the newer cocoon",
@@ -181,7 +193,7 @@ fn operation(error: &ops::Error) -> Option<String> {
 fn plugin(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     match error.downcast_ref::<PluginError>()? {
         PluginError::Missing { .. } => Some(
-            "install the CNI plugins (apt-get install containernetworking-plugins), and name their folder by --cni-bin-dir",
+            "install the CNI plugins: cocoon doctor --upgrade; or apt-get install containernetworking-plugins, and --cni-bin-dir /usr/lib/cni",
         ),
         _ => None,
     }
@@ -235,6 +247,20 @@ fn registry(error: &RegistryError) -> Option<&'static str> {
         RegistryError::Busy { .. } => Some("try again later"),
         _ => None,
     }
+}
+
+fn fetched(error: &FetchError) -> Option<String> {
+    let hint = match error {
+        FetchError::Unreachable { .. } | FetchError::Status { .. } => {
+            "check that this host reaches it; or name a mirror in a copy of firmware/manifest.toml: --manifest FILE"
+        }
+        FetchError::Digest { .. } | FetchError::TooLong { .. } => {
+            "nothing was installed; another file than cocoon knows is served there: tell whoever serves it"
+        }
+        FetchError::Interrupted { .. } => "try again",
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }
 
 fn kvm(error: &KvmError) -> &'static str {

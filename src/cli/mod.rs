@@ -7,7 +7,9 @@
 //!                                                             Failure ─▶ error: …  hint: …  exit code
 //! ```
 
+mod cancel;
 mod completion;
+mod doctor;
 mod error;
 #[cfg(feature = "failpoints")]
 mod failpoints;
@@ -55,6 +57,8 @@ enum Command {
     Snapshot(snapshot::SnapshotCommand),
     /// Remove what nothing refers to: layers, boot files, leftovers of killed commands
     Gc(gc::GcArgs),
+    /// Check whether this host can run VMs, and how well
+    Doctor(doctor::DoctorArgs),
     /// Print a script that completes commands, flags and names in a shell
     Completion(completion::CompletionArgs),
     /// Show version, engines and build
@@ -88,6 +92,10 @@ fn dispatch(cli: Cli, engines: &[&'static dyn Engine]) -> Result<(), Failure> {
     }
     let config = cli.global.config()?;
     log::begin(&config)?;
+    // It makes no folders before it has looked at them.
+    if let Command::Doctor(args) = &cli.command {
+        return doctor::doctor(&config, args);
+    }
     let host = Host::open(config, engines)?;
     match cli.command {
         Command::Image(command) => image::dispatch(&host, command),
@@ -95,7 +103,9 @@ fn dispatch(cli: Cli, engines: &[&'static dyn Engine]) -> Result<(), Failure> {
         Command::Snapshot(command) => snapshot::dispatch(&host, command),
         Command::Gc(args) => gc::gc(&host, &args),
         // Handled above; they need no host.
-        Command::Completion(_) | Command::Version(_) | Command::Vmm(_) => Ok(()),
+        Command::Completion(_) | Command::Doctor(_) | Command::Version(_) | Command::Vmm(_) => {
+            Ok(())
+        }
     }
 }
 

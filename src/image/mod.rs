@@ -15,6 +15,7 @@ pub mod credentials;
 mod decode;
 mod download;
 pub mod erofs;
+pub mod fetch;
 pub mod layer;
 pub mod manifest;
 pub mod progress;

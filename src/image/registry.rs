@@ -81,14 +81,10 @@ impl Repository {
         reference: &Reference,
         docker_config: Option<PathBuf>,
     ) -> Result<Self, RegistryError> {
-        install_crypto();
         let registry = reference.registry().to_owned();
         let plain = is_loopback(&registry);
-        let http = reqwest::Client::builder()
+        let http = client_builder()
             .https_only(!plain)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
-            .user_agent(USER_AGENT)
             .build()
             .map_err(|source| RegistryError::Client {
                 registry: registry.clone(),
@@ -399,6 +395,15 @@ impl BlobBody<'_> {
 
 /// How the program calls itself.
 const USER_AGENT: &str = concat!("cocoon/", env!("CARGO_PKG_VERSION"));
+
+/// An HTTP client as all of this module's are.
+pub(super) fn client_builder() -> reqwest::ClientBuilder {
+    install_crypto();
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(READ_TIMEOUT)
+        .user_agent(USER_AGENT)
+}
 
 /// reqwest is built without a TLS provider of its own and takes the process's.
 fn install_crypto() {

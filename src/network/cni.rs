@@ -4,6 +4,7 @@
 //! Invariant: DEL runs every plugin, whatever the others said; a plugin whose ADD never ran must
 //! accept its DEL (specification, section 4, "DEL").
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -60,6 +61,25 @@ impl Plugins {
             }
         }
         Ok(())
+    }
+
+    /// Programs that `list` needs and the folder does not have, or has not as programs; each once.
+    pub fn missing(&self, list: &Conflist) -> Vec<String> {
+        let mut missing: Vec<String> = Vec::new();
+        for each in list.plugins() {
+            let ipam = each.config.get("ipam").and_then(|ipam| ipam.get("type"));
+            let ipam = ipam.and_then(Value::as_str).filter(|kind| !kind.is_empty());
+            for kind in [Some(each.kind.as_str()), ipam].into_iter().flatten() {
+                let program = plugin::find(kind, &self.bin_dir).ok();
+                let runs = program
+                    .and_then(|program| program.metadata().ok())
+                    .is_some_and(|file| file.permissions().mode() & 0o111 != 0);
+                if !runs && !missing.iter().any(|known| known == kind) {
+                    missing.push(kind.to_owned());
+                }
+            }
+        }
+        missing
     }
 
     /// Adds one interface. Asks for the address and MAC of `wanted`, which a plugin may ignore: the

@@ -122,6 +122,27 @@ impl Conflist {
         &self.json
     }
 
+    /// The host's bridge on which its NICs stand, if it has a plugin that makes one.
+    pub fn bridge(&self) -> Option<&str> {
+        let mut plugins = self.plugins.iter();
+        let bridge = plugins.find(|plugin| plugin.kind == "bridge")?;
+        // The plugin's own default (cni.dev, "bridge plugin").
+        Some(text(&bridge.config, "bridge").unwrap_or("cni0"))
+    }
+
+    /// Whether a plugin hides the guests' addresses behind the host's, for which it needs a firewall.
+    pub fn masquerades(&self) -> bool {
+        let asks = |plugin: &Plugin| plugin.config.get("ipMasq").and_then(Value::as_bool);
+        self.plugins
+            .iter()
+            .any(|plugin| asks(plugin).unwrap_or(false))
+    }
+
+    /// Whether a plugin opens the host's firewall for each NIC.
+    pub fn opens_firewall(&self) -> bool {
+        self.plugins.iter().any(|plugin| plugin.kind == "firewall")
+    }
+
     /// The version of the specification that its plugins are spoken to in.
     pub(super) fn version(&self) -> &'static str {
         self.version
@@ -308,6 +329,31 @@ mod tests {
         ]);
         fs::create_dir(dir.path().join("00-folder.conflist")).unwrap();
         assert_eq!(Conflist::find(dir.path()).unwrap().name(), "a");
+    }
+
+    #[test]
+    fn what_a_list_asks_of_the_host_is_read() {
+        for (plugins, bridge, masquerades, opens) in [
+            (r#"{"type":"bridge"}"#, Some("cni0"), false, false),
+            (
+                r#"{"type":"bridge","bridge":"br7","ipMasq":true}"#,
+                Some("br7"),
+                true,
+                false,
+            ),
+            (
+                r#"{"type":"ptp","ipMasq":true},{"type":"firewall"}"#,
+                None,
+                true,
+                true,
+            ),
+        ] {
+            let json = format!(r#"{{"cniVersion":"1.0.0","name":"n","plugins":[{plugins}]}}"#);
+            let list = Conflist::parse(&json, Path::new("x")).unwrap();
+            assert_eq!(list.bridge(), bridge, "{plugins}");
+            assert_eq!(list.masquerades(), masquerades, "{plugins}");
+            assert_eq!(list.opens_firewall(), opens, "{plugins}");
+        }
     }
 
     #[test]

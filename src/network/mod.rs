@@ -20,6 +20,7 @@ pub mod error;
 mod netlink;
 pub mod plan;
 pub mod plugin;
+pub mod probe;
 pub mod records;
 pub mod redirect;
 pub mod result;

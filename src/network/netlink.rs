@@ -13,7 +13,7 @@ use rtnetlink::packet_route::tc::{
     TcActionAttribute, TcActionMirrorOption, TcActionOption, TcActionType, TcAttribute,
     TcFilterU32Option, TcMessage, TcMirrorActionType, TcOption,
 };
-use rtnetlink::{Handle, LinkUnspec};
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::units::Mac;
@@ -79,6 +79,18 @@ impl Netlink {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Makes a pair of joined devices, as CNI plugins do.
+    pub(super) fn add_pair(&self, one: &str, other: &str) -> io::Result<()> {
+        let pair = LinkVeth::new(one, other).build();
+        self.wait(self.handle.link().add(pair).execute())
+    }
+
+    /// Makes a bridge, as the CNI plugin of that name does.
+    pub(super) fn add_bridge(&self, name: &str) -> io::Result<()> {
+        let bridge = LinkBridge::new(name).build();
+        self.wait(self.handle.link().add(bridge).execute())
     }
 
     /// Changes the device `index`.

@@ -137,6 +137,12 @@ pub enum Error {
         failures: Vec<String>,
     },
     #[error(transparent)]
+    Repair(#[from] super::doctor::repair::RepairError),
+    #[error(transparent)]
+    Upgrade(#[from] super::doctor::upgrade::UpgradeError),
+    #[error(transparent)]
+    UpgradeManifest(#[from] super::doctor::manifest::InvalidManifest),
+    #[error(transparent)]
     ConsoleLog(#[from] LogError),
     #[error(transparent)]
     Layout(#[from] LayoutError),

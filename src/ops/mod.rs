@@ -11,6 +11,7 @@ mod control;
 pub mod copy;
 pub mod create;
 mod disk;
+pub mod doctor;
 mod error;
 pub mod exec;
 pub mod export;

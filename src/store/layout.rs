@@ -6,6 +6,7 @@
 //! <root>/locks/{vm,snapshot}-<id>.lock
 //! <root>/blobs/<layer hex>.erofs          one per layer, shared by images
 //! <root>/boot/<layer hex>/{vmlinuz,initrd.img}
+//! <root>/firmware/                        UEFI firmware; installed.json says what `doctor` put where
 //! <root>/staging/                         unfinished downloads; nobody's after a crash
 //! <root>/snapshots/<id>/manifest.json     what is here, with sizes and digests
 //!                      /vm/               the engine's own files: memory and state
@@ -103,6 +104,11 @@ impl Layout {
     /// `<root>/boot/<layer hex>/initrd.img`
     pub fn initrd(&self, layer: &Digest) -> PathBuf {
         self.boot().join(layer.hex()).join("initrd.img")
+    }
+
+    /// `<root>/firmware/installed.json`
+    pub fn installed_files(&self) -> PathBuf {
+        self.root.join("firmware/installed.json")
     }
 
     /// `<root>/snapshots`

@@ -19,3 +19,4 @@ pub mod sparse;
 pub mod thread;
 pub mod tty;
 pub mod tun;
+pub mod userfaultfd;

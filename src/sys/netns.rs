@@ -151,6 +151,19 @@ pub fn run_in<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<T
     })?
 }
 
+/// Runs `work` inside a new namespace, which has no name and ends with it.
+///
+/// # Errors
+/// The kernel gives none; `work` has not run.
+pub fn run_in_new<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+    let own = Path::new(OWN);
+    in_thread(own, || {
+        unshare(CloneFlags::CLONE_NEWNET)
+            .map_err(|error| NetnsError::new("leave the network namespace", own, error))?;
+        Ok(work())
+    })?
+}
+
 /// Moves the calling thread into the namespace `path`, for good. Threads that it starts from now on
 /// begin there; those that it has started stay where they are.
 ///

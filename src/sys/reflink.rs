@@ -47,6 +47,18 @@ pub fn copy(from: &Path, to: &Path, go_on: &dyn Fn() -> bool) -> io::Result<Way>
     copy_best(from, to, Way::Reflink, go_on)
 }
 
+/// Whether files in the folder `to` can share blocks with files in `from`. Tries it on files that have no
+/// name, so nothing is left however this ends.
+///
+/// # Errors
+/// No file can be made in one of the folders.
+pub fn shares(from: &Path, to: &Path) -> io::Result<bool> {
+    let from = tempfile::tempfile_in(from)?;
+    from.write_all_at(&[1; 4096], 0)?;
+    let to = tempfile::tempfile_in(to)?;
+    Ok(ioctl_ficlone(&to, &from).is_ok())
+}
+
 /// As [`copy`], by `first` or what comes after it.
 fn copy_best(from: &Path, to: &Path, first: Way, go_on: &dyn Fn() -> bool) -> io::Result<Way> {
     let from = File::open(from)?;
@@ -176,6 +188,8 @@ mod tests {
         let to = dir.path().join("to");
         let way = copy(&from, &to, &|| true).unwrap();
         assert_same(&from, &to);
+        let shares = shares(dir.path(), dir.path()).unwrap();
+        assert_eq!(shares, way == Way::Reflink, "the probe and the copy agree");
         if way != Way::Reflink {
             println!(
                 "SKIPPED: the file system of temporary files shares no blocks; it was {way:?}"

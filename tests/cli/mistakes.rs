@@ -74,6 +74,19 @@ fn wrong_words_are_usage_errors_that_name_the_word() {
                 "VM:PATH",
             ),
             (
+                &["doctor", "--subnet", "10.0.0.0/31"],
+                2,
+                "the prefix must be /1 to /30",
+                "--help",
+            ),
+            (
+                &["doctor", "--subnet", "guests"],
+                2,
+                "such as 10.88.0.0/16",
+                "--help",
+            ),
+            (&["doctor", "--manifest", "m"], 2, "--upgrade", "Usage"),
+            (
                 &["--dns", "dns.google", "vm", "list"],
                 2,
                 "\"dns.google\" is not an IPv4 address",

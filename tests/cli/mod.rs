@@ -2,6 +2,7 @@
 
 mod completion;
 mod damaged;
+mod doctor;
 #[cfg(feature = "failpoints")]
 mod killed;
 mod log;

@@ -67,6 +67,7 @@ fn every_command_has_help_and_the_tree_is_the_documented_one() {
         &["snapshot", "export"],
         &["snapshot", "import"],
         &["gc"],
+        &["doctor"],
         &["completion"],
         &["version"],
     ] {

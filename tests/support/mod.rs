@@ -3,6 +3,7 @@
 pub(crate) mod counter;
 #[cfg(feature = "failpoints")]
 pub(crate) mod left;
+pub(crate) mod private;
 
 use std::path::Path;
 use std::process::{Command, Output};

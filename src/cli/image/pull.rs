@@ -1,21 +1,16 @@
 //! `cocoon image pull`
 
-use std::os::fd::AsFd;
 use std::path::PathBuf;
-
-use rustix::event::{PollFd, PollFlags, poll};
 
 use clap_complete::ArgValueCandidates;
 
-use super::super::completion;
 use super::super::error::Failure;
 use super::super::output::{self, FormatArgs};
 use super::super::progress::PullProgress;
-use crate::image::cancel::Cancel;
+use super::super::{cancel, completion};
 use crate::image::pull::PullOptions;
 use crate::image::reference::Reference;
 use crate::ops::{self, Host};
-use crate::sys::interrupt::Interrupt;
 
 /// What `cocoon image pull` takes.
 #[derive(Debug, clap::Args)]
@@ -45,7 +40,7 @@ pub(in crate::cli) fn pull(host: &Host, args: &PullArgs) -> Result<(), Failure> 
     let options = PullOptions {
         docker_config: docker_config(),
         parallel: host.config.pool_size,
-        cancel: cancel_on_interrupt()?,
+        cancel: cancel::on_interrupt()?,
         ..PullOptions::default()
     };
     let mut pulled = Vec::new();
@@ -74,23 +69,4 @@ fn docker_config() -> Option<PathBuf> {
     let folder =
         folder.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")))?;
     Some(folder.join("config.json"))
-}
-
-/// Carries Ctrl-C over to the pull.
-fn cancel_on_interrupt() -> Result<Cancel, Failure> {
-    let interrupt = Interrupt::on_signals().map_err(Failure::Signals)?;
-    let cancel = Cancel::new();
-    let raised = cancel.clone();
-    let watch = move || {
-        let interrupt = interrupt.as_fd();
-        while let Err(rustix::io::Errno::INTR) =
-            poll(&mut [PollFd::new(&interrupt, PollFlags::IN)], None)
-        {}
-        raised.cancel();
-    };
-    std::thread::Builder::new()
-        .name("interrupt".into())
-        .spawn(watch)
-        .map_err(Failure::Signals)?;
-    Ok(cancel)
 }

@@ -3,19 +3,15 @@
 use std::fs;
 use std::path::Path;
 
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
 
 use super::{Verb, kill_at_every_step, nothing};
 use crate::support::counter::{Counter, SHAPE};
 use crate::support::left;
+use crate::support::private::{NETNS, in_private_host};
 
 /// Where Debian's containernetworking-plugins are.
 const PLUGINS: &str = "/usr/lib/cni";
-
-/// Where named namespaces stand.
-const NETNS: &str = "/var/run/netns";
 
 /// A VM with a NIC, and the address leases of its host.
 struct Host {
@@ -29,28 +25,11 @@ fn on_a_host(test: impl FnOnce(&Host) + Send) {
         println!("SKIPPED: no CNI plugins in {PLUGINS}");
         return;
     }
-    let host = || {
-        if let Err(error) = become_private() {
-            println!("SKIPPED: no private network and mount namespaces: {error}");
-            return;
-        }
+    in_private_host(|| {
         if let Some(host) = Host::new() {
             test(&host);
         }
-    };
-    let outcome = std::thread::scope(|scope| scope.spawn(host).join());
-    if let Err(panic) = outcome {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn become_private() -> nix::Result<()> {
-    let none = None::<&str>;
-    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
-    mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none)?;
-    // The folder does not exist on a machine that never had a named namespace.
-    fs::create_dir_all(NETNS).map_err(|_| nix::Error::EIO)?;
-    mount(Some("tmpfs"), NETNS, Some("tmpfs"), MsFlags::empty(), none)
+    });
 }
 
 impl Host {
