@@ -10,6 +10,7 @@ pub mod clone;
 mod control;
 pub mod copy;
 pub mod create;
+pub mod debug;
 mod disk;
 mod error;
 pub mod exec;

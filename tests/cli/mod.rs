@@ -2,6 +2,7 @@
 
 mod completion;
 mod damaged;
+mod debug;
 #[cfg(feature = "failpoints")]
 mod killed;
 mod mistakes;

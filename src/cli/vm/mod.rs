@@ -5,6 +5,7 @@ mod clone;
 mod console;
 mod cp;
 mod create;
+mod debug;
 mod exec;
 mod inspect;
 mod list;
@@ -56,6 +57,8 @@ pub(super) enum VmCommand {
     Resume(resume::ResumeArgs),
     /// Remove VMs
     Rm(rm::RmArgs),
+    /// Print a script that runs a VM by hand, for debugging; nothing is made
+    Debug(debug::DebugArgs),
 }
 
 /// Runs a verb.
@@ -76,5 +79,6 @@ pub(super) fn dispatch(host: &Host, command: VmCommand) -> Result<(), Failure> {
         VmCommand::Pause(args) => pause::pause(host, &args),
         VmCommand::Resume(args) => resume::resume(host, &args),
         VmCommand::Rm(args) => rm::rm(host, &args),
+        VmCommand::Debug(args) => debug::debug(host, &args),
     }
 }
