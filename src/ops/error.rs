@@ -120,6 +120,12 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    #[error("cannot watch for changes at {}", path.display())]
+    Watch {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot wait for the VM process")]
     Wait(#[source] io::Error),
     #[error("cannot read random bytes")]

@@ -34,9 +34,11 @@ pub mod snapshots;
 mod specify;
 mod staging;
 pub mod start;
+pub mod status;
 pub mod stop;
 mod undo;
 pub mod vm_process;
+pub mod watch;
 
 pub use error::Error;
 

@@ -8,3 +8,4 @@ mod killed;
 mod mistakes;
 mod output;
 mod snapshot;
+mod status;

@@ -16,6 +16,7 @@ mod resume;
 mod rm;
 mod run;
 mod start;
+mod status;
 mod stop;
 
 use clap::Subcommand;
@@ -39,6 +40,8 @@ pub(super) enum VmCommand {
     /// List VMs with their state
     #[command(visible_alias = "ls")]
     List(super::output::ListArgs),
+    /// Show the state of VMs, once or whenever it changes
+    Status(status::StatusArgs),
     /// Show all about a VM, as JSON
     Inspect(inspect::InspectArgs),
     /// Attach to the console of a running VM
@@ -70,6 +73,7 @@ pub(super) fn dispatch(host: &Host, command: VmCommand) -> Result<(), Failure> {
         VmCommand::Start(args) => start::start(host, &args),
         VmCommand::Stop(args) => stop::stop(host, &args),
         VmCommand::List(args) => list::list(host, &args),
+        VmCommand::Status(args) => status::status(host, &args),
         VmCommand::Inspect(args) => inspect::inspect(host, &args),
         VmCommand::Console(args) => console::console(host, &args),
         VmCommand::Exec(args) => exec::exec(host, &args),
