@@ -56,6 +56,10 @@ pub(super) enum Failure {
     Signals(#[source] io::Error),
     #[error("an archive is not written to a terminal")]
     ArchiveToTerminal,
+    #[error("cannot tell which folder this is")]
+    WorkingFolder(#[source] io::Error),
+    #[error("cannot tell where this program is")]
+    OwnProgram(#[source] io::Error),
     #[error("cannot write the output")]
     Output(#[source] io::Error),
     #[error("the console of {vm} failed")]

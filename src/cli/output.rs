@@ -74,6 +74,11 @@ pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
 
 /// Writes rows under a header in left-aligned columns, two spaces apart.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) {
+    line(columns(header, rows).trim_end());
+}
+
+/// Rows under a header in left-aligned columns, two spaces apart; each line with its end.
+pub(super) fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows
             .iter()
@@ -82,10 +87,12 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) {
         cells.chain([header[column].len()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    line(row(header.iter().copied(), &widths));
+    let mut lines = row(header.iter().copied(), &widths) + "\n";
     for cells in rows {
-        line(row(cells.iter().map(String::as_str), &widths));
+        lines += &row(cells.iter().map(String::as_str), &widths);
+        lines.push('\n');
     }
+    lines
 }
 
 fn row<'a>(cells: impl Iterator<Item = &'a str>, widths: &[usize]) -> String {

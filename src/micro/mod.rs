@@ -40,7 +40,7 @@ use std::path::Path;
 
 use crate::units::EngineName;
 use crate::vm::spec::VmSpec;
-use crate::vmm::engine::{EngineError, Unsupported};
+use crate::vmm::engine::{EngineError, Flag, Unsupported};
 use crate::vmm::{Engine, Machine};
 
 /// The built-in engine.
@@ -73,5 +73,9 @@ impl Engine for Micro {
 
     fn restore(&self, spec: &VmSpec, from: &Path) -> Result<Box<dyn Machine>, EngineError> {
         Ok(Box::new(machine::restore(spec, from)?))
+    }
+
+    fn command_line(&self, _spec: &VmSpec) -> Option<Vec<Flag>> {
+        None
     }
 }

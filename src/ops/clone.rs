@@ -274,6 +274,7 @@ fn bring_to_life<'a>(
         id,
         name,
         config: &vm.config,
+        layout,
     };
     let spec = source.specify(host, &of, network.as_ref());
     host.engine(Some(vm.config.engine))?.check(&spec)?;

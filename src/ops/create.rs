@@ -120,7 +120,7 @@ pub(super) fn find_conflist(host: &Host, nics: u16) -> Result<Option<Conflist>, 
     Ok(Some(conflist))
 }
 
-fn check_numbers(request: &Request) -> Result<(), Error> {
+pub(super) fn check_numbers(request: &Request) -> Result<(), Error> {
     let bad = |what, rule: String, given: String| Err(Error::BadRequest { what, rule, given });
     if !(1..=MAX_CPU).contains(&request.cpu) {
         return bad(
@@ -158,17 +158,9 @@ fn reserve(host: &Host, plan: Plan) -> Result<Reserved, Error> {
     failpoint::reach("create: VM's lock made");
     let now = Timestamp::now();
     let reserved = host.database()?.write(Durability::Full, |tx| {
-        let config = resolve_config(host, tx, &plan)?;
-        match &plan.request.name {
-            Some(name) => records::reserve(tx, &lock, name, &config, now)?,
-            None => records::reserve(
-                tx,
-                &lock,
-                &default_name(tx, &plan.request.image)?,
-                &config,
-                now,
-            )?,
-        }
+        let config = resolve_config(host, tx, &plan.request, plan.engine)?;
+        let name = name(tx, &plan.request)?;
+        records::reserve(tx, &lock, &name, &config, now)?;
         Ok::<_, Error>(config)
     });
     match reserved {
@@ -186,8 +178,12 @@ fn reserve(host: &Host, plan: Plan) -> Result<Reserved, Error> {
 }
 
 /// Decides what is still open, from the image as it is in this very transaction.
-fn resolve_config(host: &Host, tx: &Transaction<'_>, plan: &Plan) -> Result<VmConfig, Error> {
-    let request = &plan.request;
+pub(super) fn resolve_config(
+    host: &Host,
+    tx: &Transaction<'_>,
+    request: &Request,
+    engine: EngineName,
+) -> Result<VmConfig, Error> {
     let image = super::images::resolve(tx, &request.image)?;
     if image.layers.len() > MAX_LAYERS {
         let rule = format!("at most {MAX_LAYERS}, each is a disk");
@@ -198,7 +194,7 @@ fn resolve_config(host: &Host, tx: &Transaction<'_>, plan: &Plan) -> Result<VmCo
         });
     }
     let config = VmConfig {
-        engine: plan.engine,
+        engine,
         cpu: request.cpu,
         memory: request.memory,
         storage: request.storage,
@@ -234,6 +230,14 @@ pub(super) fn check_layers(host: &Host, config: &VmConfig) -> Result<(), Error> 
 fn is_filled(path: &Path) -> bool {
     path.metadata()
         .is_ok_and(|file| file.is_file() && file.len() > 0)
+}
+
+/// The name that was asked for, or a free one.
+pub(super) fn name(tx: &Transaction<'_>, request: &Request) -> Result<VmName, Error> {
+    match &request.name {
+        Some(name) => Ok(name.clone()),
+        None => default_name(tx, &request.image),
+    }
 }
 
 /// `cocoon-<image>`, with the first free number behind it where that is taken.
@@ -289,6 +293,7 @@ fn check_engine(host: &Host, vm: &Reserved) -> Result<(), Error> {
         id,
         name: &observed.record.name,
         config: &vm.config,
+        layout: host.layout.vm(id),
     };
     let spec = specify::specify(host, &of, observed.network.as_ref(), false);
     Ok(host.engine(Some(vm.config.engine))?.check(&spec)?)

@@ -10,7 +10,7 @@ use crate::units::ByteSize;
 
 /// No journal replay, no reserved blocks, and tables zeroed when first used: formatting 10 GiB
 /// writes some 400 KiB.
-const MKFS_OPTIONS: [&str; 6] = [
+pub(super) const MKFS_OPTIONS: [&str; 6] = [
     "-F",
     "-q",
     "-m",

@@ -114,6 +114,18 @@ pub enum Error {
     },
     #[error("the folder {} is not empty", .0.display())]
     NotEmpty(PathBuf),
+    #[error("cannot write the specification of VM {name}")]
+    NotText {
+        name: VmName,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("cannot watch for changes at {}", path.display())]
+    Watch {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot wait for the VM process")]
     Wait(#[source] io::Error),
     #[error("cannot read random bytes")]

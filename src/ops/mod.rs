@@ -10,6 +10,7 @@ pub mod clone;
 mod control;
 pub mod copy;
 pub mod create;
+pub mod debug;
 mod disk;
 pub mod doctor;
 mod error;
@@ -34,9 +35,11 @@ pub mod snapshots;
 mod specify;
 mod staging;
 pub mod start;
+pub mod status;
 pub mod stop;
 mod undo;
 pub mod vm_process;
+pub mod watch;
 
 pub use error::Error;
 

@@ -73,6 +73,7 @@ pub fn restore(
         id,
         name: &vm.record.name,
         config: &config,
+        layout: host.layout.vm(id),
     };
     let spec = source.specify(host, &of, vm.network.as_ref());
     host.engine(Some(vm.record.config.engine))?.check(&spec)?;

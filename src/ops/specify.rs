@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::Host;
 use crate::network::{self, NetworkRecord};
+use crate::store::layout::VmLayout;
 use crate::sys::ram;
 use crate::units::{ByteSize, VmId, VmName};
 use crate::vm::VmConfig;
@@ -35,6 +36,7 @@ pub(super) struct Of<'a> {
     pub(super) id: VmId,
     pub(super) name: &'a VmName,
     pub(super) config: &'a VmConfig,
+    pub(super) layout: VmLayout,
 }
 
 /// Everything that the engine needs to know.
@@ -45,7 +47,7 @@ pub(super) fn specify(
     hugepages: bool,
 ) -> VmSpec {
     let config = vm.config;
-    let layout = host.layout.vm(vm.id);
+    let layout = &vm.layout;
     let host_cpus = std::thread::available_parallelism()
         .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
     let balloon = ByteSize::from_bytes(config.memory.bytes() / 4);
@@ -142,11 +144,7 @@ fn disks(host: &Host, vm: &Of<'_>) -> Vec<Disk> {
     let layers = vm.config.layers.iter().enumerate();
     let layers =
         layers.map(|(i, digest)| disk(host.layout.blob(digest), true, cmdline::layer_serial(i)));
-    let cow = disk(
-        host.layout.vm(vm.id).cow_disk(),
-        false,
-        cmdline::COW_SERIAL.to_owned(),
-    );
+    let cow = disk(vm.layout.cow_disk(), false, cmdline::COW_SERIAL.to_owned());
     layers.chain([cow]).collect()
 }
 

@@ -74,6 +74,7 @@ pub fn start_locked(host: &Host, lock: &VmLock, interrupt: &Interrupt) -> Result
         id: vm.record.id,
         name: &vm.record.name,
         config: &vm.record.config,
+        layout: host.layout.vm(lock.id()),
     };
     failpoint::reach("start: network ready");
     let spec = specify::specify(host, &of, network.as_ref(), hugepages);
@@ -94,7 +95,8 @@ pub fn check_host(host: &Host) -> Result<(), Error> {
     Ok(kvm::check(host.config.ignore_kvm_check)?)
 }
 
-fn decide_hugepages(config: &VmConfig, free: ByteSize) -> Result<bool, Error> {
+/// Whether a VM's memory comes from the host's pool, of which so much is free.
+pub(super) fn decide_hugepages(config: &VmConfig, free: ByteSize) -> Result<bool, Error> {
     match config.hugepages {
         Hugepages::Off => Ok(false),
         Hugepages::Auto => Ok(free >= config.memory),

@@ -1,4 +1,4 @@
-//! The life of a VM process: `cocoon __vmm`.
+//! The life of a VM process: `cocoon __vmm`, that of a command or one that a person runs by hand.
 //!
 //! ```text
 //! alive.lock, spec.json ─▶ netns ─▶ boot or restore ─▶ console hub, control server ─▶ row: running ─▶ Report
@@ -10,19 +10,26 @@
 //! its parent exactly once; it says in the store that the VM runs before it says so to its parent,
 //! so that a killed parent leaves a true record. A parent that is killed before its VM can be asked to
 //! end takes this process with it, so nothing comes up that nobody waits for.
+//!
+//! **By hand** (`cocoon vm debug` prints how) it is of no run, and no record tells of its VM. It takes the
+//! alive lock itself, stays in its caller's session, and has the console on the caller's terminal: who
+//! leaves that ends the VM.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use jiff::Timestamp;
 
 use super::control::Control;
-use crate::console::Hub;
 use crate::console::hub::HubError;
 use crate::console::log::{ConsoleLog, LogError};
+use crate::console::protocol::Closing;
+use crate::console::relay::{RelayError, Session};
+use crate::console::{self, Hub, RelayEnd, SocketError};
 use crate::network;
 use crate::store::layout::{disk_before, replaced_disk};
 use crate::store::{Database, DatabaseError, Durability};
@@ -88,6 +95,10 @@ pub enum Error {
     Hub(#[from] HubError),
     #[error(transparent)]
     Log(#[from] LogError),
+    #[error(transparent)]
+    Console(#[from] SocketError),
+    #[error("the console on this terminal failed")]
+    Relay(#[source] RelayError),
     #[error("cannot listen at {}", path.display())]
     Control {
         path: PathBuf,
@@ -101,7 +112,8 @@ pub enum Error {
 /// A VM that runs in this process.
 struct Running {
     spec: VmSpec,
-    run: RunId,
+    /// None where a person runs it by hand.
+    run: Option<RunId>,
     machine: Arc<dyn Machine>,
     hub: Hub,
     _server: Server,
@@ -137,11 +149,62 @@ fn begin(path: &Path, run: RunId, engines: &[&'static dyn Engine]) -> Result<Run
         return Err(Error::Alone);
     }
     let spec = read_spec(path)?;
-    let alive = lock(&spec.paths.alive_lock)?;
+    let alive = held(&spec, FileLock::from_stdin)?;
     failpoint::reach("VM process: alive lock held");
+    rustix::process::setsid().map_err(|error| Error::Session(error.into()))?;
+    bring_up(spec, Some(run), alive, engines)
+}
+
+/// Runs the VM of a spec by hand from beginning to end, with its console in `session`.
+///
+/// # Errors
+/// The guest never ran, or the session failed, which ended the VM.
+pub fn run_by_hand(
+    path: &Path,
+    engines: &[&'static dyn Engine],
+    session: &Session<'_>,
+) -> Result<(), Error> {
+    let spec = read_spec(path)?;
+    let alive = held(&spec, FileLock::try_exclusive)?;
+    let socket = spec.paths.console_socket.clone();
+    let running = bring_up(spec, None, alive, engines)?;
+    let machine = Arc::clone(&running.machine);
+    thread::scope(|scope| {
+        let shown = scope.spawn(move || {
+            let end = show(&socket, session);
+            // It is over, or else nobody is there any more to end it.
+            if !matches!(end, Ok(RelayEnd::ConsoleClosed))
+                && let Err(error) = machine.power_off()
+            {
+                tracing::error!(error = %chain(&error).join(": "), "the VM cannot be ended");
+            }
+            end
+        });
+        running.live();
+        // A thread that panics takes the scope with it.
+        shown.join().map_or(Ok(()), |end| end.map(drop))
+    })
+}
+
+/// Relays until the VM is over or the user leaves. A user who could not follow gets what was printed last.
+fn show(socket: &Path, session: &Session<'_>) -> Result<RelayEnd, Error> {
+    loop {
+        match console::relay(console::connect(socket)?, session) {
+            Err(RelayError::LetGo(Closing::TooSlow)) => {}
+            end => return end.map_err(Error::Relay),
+        }
+    }
+}
+
+/// What a process does that holds the alive lock of its VM.
+fn bring_up(
+    spec: VmSpec,
+    run: Option<RunId>,
+    alive: FileLock,
+    engines: &[&'static dyn Engine],
+) -> Result<Running, Error> {
     let engine = engines.iter().find(|engine| engine.name() == spec.engine);
     let engine = engine.ok_or(Error::NoEngine(spec.engine))?;
-    rustix::process::setsid().map_err(|error| Error::Session(error.into()))?;
     if let Some(netns) = &spec.netns {
         netns::enter(netns)?;
     }
@@ -158,10 +221,12 @@ fn begin(path: &Path, run: RunId, engines: &[&'static dyn Engine]) -> Result<Run
     let server = serve(&spec, run, Arc::clone(&machine), Arc::clone(&asked))?;
     failpoint::reach("VM process: control socket open");
     parent::outlive_it().map_err(Error::Parent)?;
-    let mut db = Database::open(&spec.paths.root_dir)?;
-    db.write(Durability::UntilReboot, |tx| {
-        records::report_running(tx, spec.id, run, Timestamp::now())
-    })?;
+    if let Some(run) = run {
+        let mut db = Database::open(&spec.paths.root_dir)?;
+        db.write(Durability::UntilReboot, |tx| {
+            records::report_running(tx, spec.id, run, Timestamp::now())
+        })?;
+    }
     failpoint::reach("VM process: recorded as running");
     let_go_of_old_disk(&spec)?;
     failpoint::reach("VM process: old disk let go");
@@ -224,9 +289,14 @@ pub(super) fn read_spec(path: &Path) -> Result<VmSpec, Error> {
     Ok(spec)
 }
 
-fn lock(path: &Path) -> Result<FileLock, Error> {
-    let held = FileLock::from_stdin(path).map_err(|source| Error::Lock {
-        path: path.to_owned(),
+/// The alive lock of a VM, had by `take`.
+fn held(
+    spec: &VmSpec,
+    take: impl FnOnce(&Path) -> io::Result<Option<FileLock>>,
+) -> Result<FileLock, Error> {
+    let path = &spec.paths.alive_lock;
+    let held = take(path).map_err(|source| Error::Lock {
+        path: path.clone(),
         source,
     })?;
     held.ok_or(Error::RunsAlready)
@@ -234,12 +304,13 @@ fn lock(path: &Path) -> Result<FileLock, Error> {
 
 fn serve(
     spec: &VmSpec,
-    run: RunId,
+    run: Option<RunId>,
     machine: Arc<dyn Machine>,
     asked: Arc<AtomicBool>,
 ) -> Result<Server, Error> {
     let (id, root) = (spec.id, spec.paths.root_dir.clone());
     let record = move |paused| {
+        let Some(run) = run else { return Ok(()) };
         Database::open(&root)?.write(Durability::UntilReboot, |tx| {
             records::report_paused(tx, id, run, paused, Timestamp::now())
         })
@@ -287,12 +358,13 @@ impl Running {
     }
 
     fn put_away(&self, reason: StopReason) -> Result<(), Error> {
+        let Some(run) = self.run else { return Ok(()) };
         let mut db = Database::open(&self.spec.paths.root_dir)?;
         let network = db.read(|tx| network::records::get(tx, self.spec.id))?;
         if let Some(Err(error)) = network.as_ref().map(network::quiesce) {
             tracing::warn!(error = %chain(&error).join(": "), "the network could not be quieted");
         }
-        let (id, run, now) = (self.spec.id, self.run, Timestamp::now());
+        let (id, now) = (self.spec.id, Timestamp::now());
         Ok(db.write(Durability::UntilReboot, |tx| {
             records::report_stopped(tx, id, run, sentence(reason), now)
         })?)
@@ -311,7 +383,7 @@ fn sentence(reason: StopReason) -> &'static str {
 }
 
 /// An error and its sources, outermost first.
-pub(super) fn chain(error: &dyn std::error::Error) -> Vec<String> {
+pub fn chain(error: &dyn std::error::Error) -> Vec<String> {
     std::iter::successors(Some(error), |error| error.source())
         .map(ToString::to_string)
         .collect()

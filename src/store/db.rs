@@ -128,7 +128,7 @@ impl Database {
     pub fn open(root: &Path) -> Result<Self, DatabaseError> {
         let path = root.join("cocoon.db");
         let log = root.join("cocoon.db-wal");
-        let queue = root.join("locks").join("database.lock");
+        let queue = Self::queue(root);
         if !path.exists() {
             create(&path, &queue)?;
         }
@@ -143,6 +143,12 @@ impl Database {
             log,
             queue,
         })
+    }
+
+    /// What each writer of the database of a root folder closes when its transaction is over and can be seen. It
+    /// is there when the database is.
+    pub fn queue(root: &Path) -> PathBuf {
+        root.join("locks").join("database.lock")
     }
 
     /// Runs `body` in a transaction that sees one state of the database and changes nothing.

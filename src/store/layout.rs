@@ -152,6 +152,14 @@ pub struct VmLayout {
 }
 
 impl VmLayout {
+    /// Those of a VM of which no record knows: all in one folder.
+    pub fn alone(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            logs: folder.to_owned(),
+        }
+    }
+
     /// Makes the VM's two folders.
     ///
     /// # Errors

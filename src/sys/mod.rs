@@ -6,6 +6,7 @@ pub mod failpoint;
 pub(crate) mod fixture;
 pub mod flock;
 pub mod hugepages;
+pub mod inotify;
 pub mod interrupt;
 pub mod kvm;
 pub mod netns;

@@ -70,6 +70,11 @@ impl Client {
         &self.process
     }
 
+    /// The process alone; the connection is closed.
+    pub fn into_process(self) -> PidFd {
+        self.process
+    }
+
     /// Asks, and waits for the answer.
     ///
     /// # Errors

@@ -48,6 +48,20 @@ pub trait Engine: Sync + std::fmt::Debug {
     /// `from` is not of this engine or is damaged, `spec` has another shape, or the host refused
     /// something; as with a failed boot, nothing of the VM is left.
     fn restore(&self, spec: &VmSpec, from: &Path) -> Result<Box<dyn Machine>, EngineError>;
+
+    /// The arguments by which the engine's own program boots the same VM as [`Engine::boot`], but with
+    /// the console on the caller's terminal. Pure; for a spec that [`Engine::check`] has nothing against and
+    /// whose paths are text. None where the engine has no other program than cocoon.
+    fn command_line(&self, spec: &VmSpec) -> Option<Vec<Flag>>;
+}
+
+/// A flag on a command line, with its values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flag {
+    /// With its dashes.
+    pub name: &'static str,
+    /// Each an argument of its own.
+    pub values: Vec<String>,
 }
 
 /// A running VM of this process.

@@ -2,6 +2,7 @@
 
 mod completion;
 mod damaged;
+mod debug;
 mod doctor;
 #[cfg(feature = "failpoints")]
 mod killed;
@@ -9,3 +10,4 @@ mod log;
 mod mistakes;
 mod output;
 mod snapshot;
+mod status;

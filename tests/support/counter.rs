@@ -41,10 +41,8 @@ impl Counter {
     }
 
     /// As [`Counter::run`], with so many NICs, and with `env` for each of its commands.
-    #[expect(clippy::print_stdout, reason = "it says why a test did not run")]
     pub(crate) fn run_with(nics: u16, env: Vec<(&'static str, PathBuf)>) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() || !std::path::Path::new("/dev/kvm").exists() {
-            println!("SKIPPED: it needs root and /dev/kvm");
+        if !runs_here() {
             return None;
         }
         let cocoon = Cocoon::new();
@@ -165,6 +163,16 @@ impl Drop for Counter {
             let _ = self.try_(&["vm", "rm", "--force", vm]);
         }
     }
+}
+
+/// Whether the image runs here; says so where it does not.
+#[expect(clippy::print_stdout, reason = "it says why a test did not run")]
+pub(crate) fn runs_here() -> bool {
+    let runs = rustix::process::geteuid().is_root() && std::path::Path::new("/dev/kvm").exists();
+    if !runs {
+        println!("SKIPPED: it needs root and /dev/kvm");
+    }
+    runs
 }
 
 /// Puts an image with the counting kernel into the store.

@@ -1,6 +1,7 @@
 //! Starts the program in a root folder of its own.
 
 pub(crate) mod counter;
+pub(crate) mod hear;
 #[cfg(feature = "failpoints")]
 pub(crate) mod left;
 pub(crate) mod private;

@@ -25,6 +25,7 @@
 //! looks like a failure of the engine, because nothing tells the two apart.
 
 mod client;
+mod command;
 mod convert;
 mod error;
 mod life;
@@ -38,7 +39,7 @@ mod threads;
 use std::path::Path;
 
 use cocoon::vm::spec::{EngineName, VmSpec};
-use cocoon::vmm::engine::{EngineError, Unsupported};
+use cocoon::vmm::engine::{EngineError, Flag, Unsupported};
 use cocoon::vmm::{Engine, Machine};
 
 /// The tag of Cloud Hypervisor whose crates are linked. Stands also in `Cargo.toml`.
@@ -75,6 +76,10 @@ impl Engine for CloudHypervisor {
 
     fn restore(&self, spec: &VmSpec, from: &Path) -> Result<Box<dyn Machine>, EngineError> {
         Ok(Box::new(machine::restore(spec, from)?))
+    }
+
+    fn command_line(&self, spec: &VmSpec) -> Option<Vec<Flag>> {
+        Some(command::flags(spec))
     }
 }
 

@@ -5,6 +5,7 @@ mod clone;
 mod console;
 mod cp;
 mod create;
+mod debug;
 mod exec;
 mod inspect;
 mod list;
@@ -15,6 +16,7 @@ mod resume;
 mod rm;
 mod run;
 mod start;
+mod status;
 mod stop;
 
 use clap::Subcommand;
@@ -38,6 +40,8 @@ pub(super) enum VmCommand {
     /// List VMs with their state
     #[command(visible_alias = "ls")]
     List(super::output::ListArgs),
+    /// Show the state of VMs, once or whenever it changes
+    Status(status::StatusArgs),
     /// Show all about a VM, as JSON
     Inspect(inspect::InspectArgs),
     /// Attach to the console of a running VM
@@ -56,6 +60,8 @@ pub(super) enum VmCommand {
     Resume(resume::ResumeArgs),
     /// Remove VMs
     Rm(rm::RmArgs),
+    /// Print a script that runs a VM by hand, for debugging; nothing is made
+    Debug(debug::DebugArgs),
 }
 
 /// Runs a verb.
@@ -67,6 +73,7 @@ pub(super) fn dispatch(host: &Host, command: VmCommand) -> Result<(), Failure> {
         VmCommand::Start(args) => start::start(host, &args),
         VmCommand::Stop(args) => stop::stop(host, &args),
         VmCommand::List(args) => list::list(host, &args),
+        VmCommand::Status(args) => status::status(host, &args),
         VmCommand::Inspect(args) => inspect::inspect(host, &args),
         VmCommand::Console(args) => console::console(host, &args),
         VmCommand::Exec(args) => exec::exec(host, &args),
@@ -76,5 +83,6 @@ pub(super) fn dispatch(host: &Host, command: VmCommand) -> Result<(), Failure> {
         VmCommand::Pause(args) => pause::pause(host, &args),
         VmCommand::Resume(args) => resume::resume(host, &args),
         VmCommand::Rm(args) => rm::rm(host, &args),
+        VmCommand::Debug(args) => debug::debug(host, &args),
     }
 }
