@@ -68,18 +68,14 @@ impl Making<'_> {
     fn convert(&self, received: &mut Received, staged: &StagedLayer) -> Result<Digest, PullError> {
         let mut tar = decode::unwrap(received, self.layer.wrapping)
             .map_err(|source| self.undecodable(source))?;
-        layer::convert(
-            &mut tar,
-            uuid_of(&self.layer.digest),
-            self.options.compression,
-            &self.options.limits,
-            &staged.paths(),
-        )
-        .map_err(|source| PullError::Convert {
-            image: self.image.to_string(),
-            layer: self.layer.digest,
-            source: Box::new(source),
-        })?;
+        let (compression, limits) = (self.options.compression, &self.options.limits);
+        layer::convert(&mut tar, compression, limits, &staged.paths())
+            .and_then(|converted| converted.finish(uuid_of(&self.layer.digest)))
+            .map_err(|source| PullError::Convert {
+                image: self.image.to_string(),
+                layer: self.layer.digest,
+                source: Box::new(source),
+            })?;
         Ok(tar.digest())
     }
 
