@@ -6,6 +6,7 @@ use std::io;
 use super::error::Failure;
 use crate::agent::AgentError;
 use crate::config::InvalidConfig;
+use crate::image::assembly::AssemblyError;
 use crate::image::pull::PullError;
 use crate::image::registry::RegistryError;
 use crate::network::conflist::ConflistError;
@@ -21,6 +22,7 @@ use crate::vmm::client::ClientError;
 
 const DISK_FULL: &str =
     "the disk is full: free some space, for example by cocoon gc, and try again";
+const MAKE_VM_IMAGE: &str = "os-image/README.md tells how to make a VM image of any Linux";
 const AS_ROOT: &str = "run cocoon as root, for example by sudo";
 
 /// The hint for a failure: the system's own troubles first, wherever in the chain they stand.
@@ -214,12 +216,12 @@ fn snapshot(error: &SnapshotRecordError) -> Option<String> {
 fn pull(error: &PullError) -> Option<String> {
     let hint = match error {
         PullError::Registry { source, .. } => return registry(source).map(str::to_owned),
-        PullError::NotBootable { .. } => {
-            "os-image/README.md tells how to make a VM image of any Linux"
-        }
-        PullError::LayerDigest { .. } | PullError::DiffId { .. } | PullError::Decode { .. } => {
-            "pull again; if it fails again, the registry's copy is damaged: push the image anew"
-        }
+        PullError::Assembly(AssemblyError::NotBootable { .. }) => MAKE_VM_IMAGE,
+        PullError::Assembly(
+            AssemblyError::LayerDigest { .. }
+            | AssemblyError::DiffId { .. }
+            | AssemblyError::Decode { .. },
+        ) => "pull again; if it fails again, the registry's copy is damaged: push the image anew",
         _ => return None,
     };
     Some(hint.to_owned())

@@ -8,6 +8,7 @@
 //! Invariants: a blob under its final name is whole and verified; its boot files were there before
 //! it; and a recorded image's blobs are all there.
 
+pub mod assembly;
 pub mod blobs;
 pub mod boot_files;
 pub mod cancel;

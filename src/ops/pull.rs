@@ -3,9 +3,10 @@
 use jiff::Timestamp;
 
 use super::{Error, Host};
+use crate::image::assembly::ReadyImage;
 use crate::image::blobs::BlobStore;
 use crate::image::progress::Progress;
-use crate::image::pull::{self, PullOptions, PulledImage};
+use crate::image::pull::{self, PullOptions};
 use crate::image::records::{self, ImageLayer, ImageRecord};
 use crate::image::reference::Reference;
 use crate::store::Durability;
@@ -32,7 +33,7 @@ pub fn pull(
     Ok(record)
 }
 
-fn record_of(image: PulledImage) -> ImageRecord {
+fn record_of(image: ReadyImage) -> ImageRecord {
     ImageRecord {
         name: image.reference.to_string(),
         digest: image.manifest_digest,

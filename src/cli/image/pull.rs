@@ -11,6 +11,7 @@ use super::super::completion;
 use super::super::error::Failure;
 use super::super::output::{self, FormatArgs};
 use super::super::progress::PullProgress;
+use crate::image::assembly::AssemblyOptions;
 use crate::image::cancel::Cancel;
 use crate::image::pull::PullOptions;
 use crate::image::reference::Reference;
@@ -44,8 +45,11 @@ pub(in crate::cli) fn pull(host: &Host, args: &PullArgs) -> Result<(), Failure> 
         .collect::<Result<Vec<_>, _>>()?;
     let options = PullOptions {
         docker_config: docker_config(),
-        parallel: host.config.pool_size,
-        cancel: cancel_on_interrupt()?,
+        assembly: AssemblyOptions {
+            parallel: host.config.pool_size,
+            cancel: cancel_on_interrupt()?,
+            ..AssemblyOptions::default()
+        },
         ..PullOptions::default()
     };
     let mut pulled = Vec::new();

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 
 use serde_json::json;
 
+use crate::image::manifest::Platform;
 use crate::units::Digest;
 
 /// What the server does with one request.
@@ -94,7 +95,7 @@ impl FaultServer {
         self.put_image_with_config(
             name,
             layers,
-            &json!({"architecture": super::Platform::host().architecture, "os": "linux",
+            &json!({"architecture": Platform::host().architecture, "os": "linux",
                 "created": "2026-01-02T03:04:05Z",
                 "rootfs": {"type": "layers", "diff_ids": diff_ids}}),
         )

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::num::NonZeroUsize;
 use std::sync::Mutex;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -11,7 +13,9 @@ use tempfile::TempDir;
 
 use super::fault_server::{Fault, FaultServer, ServedLayer};
 use super::*;
-use crate::image::progress::Silent;
+use crate::image::manifest::Platform;
+use crate::image::progress::{PullEvent, Silent};
+use crate::units::Digest;
 
 pub(super) struct Host {
     pub(super) dir: TempDir,
@@ -50,7 +54,10 @@ impl Host {
 /// Fast retries, so that failing tests fail soon.
 pub(super) fn options() -> PullOptions {
     PullOptions {
-        parallel: NonZeroUsize::new(2).unwrap(),
+        assembly: AssemblyOptions {
+            parallel: NonZeroUsize::new(2).unwrap(),
+            ..AssemblyOptions::default()
+        },
         retry: RetryPolicy {
             attempts: 5,
             first_delay: Duration::from_millis(2),
@@ -119,14 +126,14 @@ pub(super) fn pull_from(
     server: &FaultServer,
     host: &Host,
     name: &str,
-) -> Result<PulledImage, PullError> {
+) -> Result<ReadyImage, PullError> {
     let result = pull(&reference(server, name), &options(), &host.store, &Silent);
     host.assert_nothing_staged();
     result
 }
 
 /// The stand-in and the real converter both keep the size and content of what is in the boot files.
-pub(super) fn kernel_of(host: &Host, image: &PulledImage) -> Vec<u8> {
+pub(super) fn kernel_of(host: &Host, image: &ReadyImage) -> Vec<u8> {
     fs::read(host.store.kernel_path(&image.kernel_layer)).unwrap()
 }
 
@@ -244,7 +251,13 @@ fn an_image_that_cannot_boot_is_refused_and_its_layers_serve_the_next() {
         ("half", "an initramfs"),
     ] {
         let error = pull_from(&server, &host, name).unwrap_err();
-        assert!(matches!(error, PullError::NotBootable { .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                PullError::Assembly(AssemblyError::NotBootable { .. })
+            ),
+            "{error}"
+        );
         assert!(error.to_string().contains(missing), "{error}");
     }
     pull_from(&server, &host, "vm").unwrap();
@@ -299,8 +312,7 @@ fn a_tampered_layer_never_gets_its_name() {
             server.fail(&layer.digest().hex(), [Fault::Tamper(at)]);
             let host = Host::new();
             let error = pull_from(&server, &host, name).unwrap_err();
-            let named =
-                matches!(&error, PullError::LayerDigest { layer: it, .. } if *it == layer.digest());
+            let named = matches!(&error, PullError::Assembly(AssemblyError::LayerDigest { layer: it, .. }) if *it == layer.digest());
             assert!(named, "byte {at} of {name}: {}", chain(&error));
             host.assert_nothing_published();
         }
@@ -318,7 +330,7 @@ fn a_layer_that_is_not_the_tar_of_the_config_is_refused() {
     let host = Host::new();
     let error = pull_from(&server, &host, "a").unwrap_err();
     assert!(
-        matches!(error, PullError::DiffId { .. }),
+        matches!(error, PullError::Assembly(AssemblyError::DiffId { .. })),
         "{}",
         chain(&error)
     );
@@ -423,7 +435,7 @@ fn errors_tell_what_is_wrong_with_registry_name_or_access() {
     let server = FaultServer::start();
     server.put_image("a", &[&boot_layer()]);
     let host = Host::new();
-    let of = |result: Result<PulledImage, PullError>| match result.unwrap_err() {
+    let of = |result: Result<ReadyImage, PullError>| match result.unwrap_err() {
         PullError::Registry { source, .. } => *source,
         other => panic!("{}", chain(&other)),
     };
@@ -577,7 +589,7 @@ fn a_layer_that_is_no_gzip_is_refused() {
     let host = Host::new();
     let error = pull_from(&server, &host, "a").unwrap_err();
     assert!(
-        matches!(error, PullError::Decode { .. }),
+        matches!(error, PullError::Assembly(AssemblyError::Decode { .. })),
         "{}",
         chain(&error)
     );
@@ -618,11 +630,9 @@ fn an_index_leads_to_the_manifest_of_this_platform() {
         nested.into_bytes(),
     );
     server.put("/v2/a/manifests/latest", media_type, outer.into_bytes());
-    let options = PullOptions {
-        platform: Platform {
-            architecture: "amd64",
-        },
-        ..options()
+    let mut options = options();
+    options.assembly.platform = Platform {
+        architecture: "amd64",
     };
     let error = pull(&reference(&server, "a"), &options, &host.store, &Silent).unwrap_err();
     assert!(chain(&error).contains("another index"), "{}", chain(&error));
