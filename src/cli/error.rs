@@ -123,6 +123,7 @@ impl Failure {
                 EXIT_INTERRUPTED
             }
             Self::Operation(ops::Error::Pull(error)) if error.is_cancelled() => EXIT_INTERRUPTED,
+            Self::Operation(ops::Error::Import(error)) if error.is_cancelled() => EXIT_INTERRUPTED,
             Self::Config(_)
             | Self::ConfigFile { .. }
             | Self::Reference { .. }

@@ -7,6 +7,8 @@ use super::error::Failure;
 use crate::agent::AgentError;
 use crate::config::InvalidConfig;
 use crate::image::assembly::AssemblyError;
+use crate::image::import::Reason;
+use crate::image::layer::LayerError;
 use crate::image::pull::PullError;
 use crate::image::registry::RegistryError;
 use crate::network::conflist::ConflistError;
@@ -168,6 +170,7 @@ fn operation(error: &ops::Error) -> Option<String> {
             "put a CNI configuration there, name another folder by --cni-conf-dir, or run without a network: --nics 0"
         }
         Error::Pull(error) => return pull(error),
+        Error::Import(error) => return import(&error.reason).map(str::to_owned),
         Error::Database(DatabaseError::TooNew { .. }) => "use the newer cocoon",
         Error::NotUndone { source, .. } => {
             let first = operation(source)
@@ -225,6 +228,34 @@ fn pull(error: &PullError) -> Option<String> {
         _ => return None,
     };
     Some(hint.to_owned())
+}
+
+fn import(reason: &Reason) -> Option<&'static str> {
+    match reason {
+        Reason::Assembly(AssemblyError::NotBootable { .. }) => Some(MAKE_VM_IMAGE),
+        Reason::DiskImage(_) => {
+            Some("import the tar of its root file system; os-image/README.md tells what it needs")
+        }
+        Reason::Compressed(_) => {
+            Some("unpack it on the way, for example: xz -dc FILE | cocoon image import NAME -")
+        }
+        Reason::TooLarge { .. } => {
+            Some("unpack it first: a file that is not compressed is read where it is")
+        }
+        Reason::SeveralImages { .. } => {
+            Some("import one under the name that it has there, or save one alone")
+        }
+        Reason::Tar(LayerError::Truncated { .. })
+        | Reason::Lacking { .. }
+        | Reason::SizeMismatch { .. }
+        | Reason::DigestMismatch { .. }
+        | Reason::Assembly(
+            AssemblyError::LayerDigest { .. }
+            | AssemblyError::DiffId { .. }
+            | AssemblyError::Decode { .. },
+        ) => Some("it is damaged or not whole: save it again"),
+        _ => None,
+    }
 }
 
 fn registry(error: &RegistryError) -> Option<&'static str> {

@@ -253,12 +253,7 @@ impl Assembly<'_> {
         };
         let kernel = topmost(|stored| stored.kernel_size.is_some());
         let initrd = topmost(|stored| stored.initrd_size.is_some());
-        let (kernel, initrd) = match (kernel, initrd) {
-            (Some(kernel), Some(initrd)) => (kernel.digest, initrd.digest),
-            (None, None) => return Err(self.not_bootable("a kernel or an initramfs")),
-            (None, _) => return Err(self.not_bootable("a kernel")),
-            (_, None) => return Err(self.not_bootable("an initramfs")),
-        };
+        let (kernel, initrd) = self.bootable(kernel, initrd)?;
         let layers = image.layers.iter().map(|layer| ReadyLayer {
             digest: layer.digest,
             diff_id: layer.diff_id,
@@ -274,16 +269,27 @@ impl Assembly<'_> {
             architecture: self.options.platform.architecture,
             created: image.created,
             layers: layers.collect(),
-            kernel_layer: kernel,
-            initrd_layer: initrd,
+            kernel_layer: kernel.digest,
+            initrd_layer: initrd.digest,
             size: fetched.values().map(|fetched| fetched.stored.size()).sum(),
         })
     }
 
-    pub(super) fn not_bootable(&self, missing: &'static str) -> AssemblyError {
-        AssemblyError::NotBootable {
+    /// What an image must have to boot.
+    pub(super) fn bootable<T>(
+        &self,
+        kernel: Option<T>,
+        initrd: Option<T>,
+    ) -> Result<(T, T), AssemblyError> {
+        let missing = match (kernel, initrd) {
+            (Some(kernel), Some(initrd)) => return Ok((kernel, initrd)),
+            (None, None) => "a kernel or an initramfs",
+            (None, _) => "a kernel",
+            (_, None) => "an initramfs",
+        };
+        Err(AssemblyError::NotBootable {
             image: self.image.to_string(),
             missing,
-        }
+        })
     }
 }

@@ -28,9 +28,11 @@ mod sparse;
 use std::io::Read;
 use std::path::Path;
 
-use self::archive::Archive;
+pub(super) use self::archive::{Archive, Entry, EntryKind, InodeKind};
 use self::conversion::{Conversion, Done};
 pub use self::error::{EntryName, LayerError, Refusal};
+pub(super) use self::header::is_header;
+pub(super) use self::paths::components;
 use super::boot_files::{NewFile, SyncedFile};
 pub use super::erofs::Compression;
 use super::erofs::{ErofsError, ImageWriter};

@@ -1,7 +1,7 @@
-//! Images: from a registry to EROFS blobs that VMs share.
+//! Images: from a registry, a file or a stream to EROFS blobs that VMs share.
 //!
 //! ```text
-//! registry ─▶ sha-256 ─▶ decompress ─▶ sha-256 ─▶ layer ─▶ erofs ─▶ <root>/blobs/<layer hex>.erofs
+//! registry, archive ─▶ sha-256 ─▶ decompress ─▶ sha-256 ─▶ layer ─▶ erofs ─▶ <root>/blobs/<layer hex>.erofs
 //!                                                   └─▶ boot files ─▶ <root>/boot/<layer hex>/
 //! ```
 //!
@@ -16,6 +16,7 @@ pub mod credentials;
 mod decode;
 mod download;
 pub mod erofs;
+pub mod import;
 pub mod layer;
 pub mod manifest;
 pub mod progress;
@@ -24,3 +25,6 @@ pub mod records;
 pub mod reference;
 pub mod registry;
 pub mod retry;
+
+#[cfg(test)]
+mod fixture;

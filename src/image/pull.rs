@@ -28,7 +28,7 @@ use crate::units::Digest;
 mod error;
 
 #[cfg(test)]
-mod fault_server;
+pub(super) mod fault_server;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

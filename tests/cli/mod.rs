@@ -2,6 +2,7 @@
 
 mod completion;
 mod damaged;
+mod import;
 #[cfg(feature = "failpoints")]
 mod killed;
 mod mistakes;

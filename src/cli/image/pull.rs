@@ -1,9 +1,6 @@
 //! `cocoon image pull`
 
-use std::os::fd::AsFd;
 use std::path::PathBuf;
-
-use rustix::event::{PollFd, PollFlags, poll};
 
 use clap_complete::ArgValueCandidates;
 
@@ -11,12 +8,10 @@ use super::super::completion;
 use super::super::error::Failure;
 use super::super::output::{self, FormatArgs};
 use super::super::progress::PullProgress;
+use super::interrupt;
 use crate::image::assembly::AssemblyOptions;
-use crate::image::cancel::Cancel;
 use crate::image::pull::PullOptions;
-use crate::image::reference::Reference;
 use crate::ops::{self, Host};
-use crate::sys::interrupt::Interrupt;
 
 /// What `cocoon image pull` takes.
 #[derive(Debug, clap::Args)]
@@ -30,31 +25,20 @@ pub(in crate::cli) struct PullArgs {
 
 /// Pulls images, one after the other, the layers of each at once.
 pub(in crate::cli) fn pull(host: &Host, args: &PullArgs) -> Result<(), Failure> {
-    let parse = |image: &String| {
-        image
-            .parse::<Reference>()
-            .map_err(|source| Failure::Reference {
-                image: image.clone(),
-                source,
-            })
-    };
-    let references = args
-        .images
-        .iter()
-        .map(parse)
-        .collect::<Result<Vec<_>, _>>()?;
+    let references = args.images.iter().map(|image| super::parse(image));
+    let references = references.collect::<Result<Vec<_>, _>>()?;
     let options = PullOptions {
         docker_config: docker_config(),
         assembly: AssemblyOptions {
             parallel: host.config.pool_size,
-            cancel: cancel_on_interrupt()?,
+            cancel: interrupt::cancel()?.1,
             ..AssemblyOptions::default()
         },
         ..PullOptions::default()
     };
     let mut pulled = Vec::new();
     for reference in &references {
-        let progress = PullProgress::new(reference);
+        let progress = PullProgress::new("pulling", reference);
         let image = ops::pull::pull(host, reference, &options, &progress);
         progress.finish();
         let image = image?;
@@ -78,23 +62,4 @@ fn docker_config() -> Option<PathBuf> {
     let folder =
         folder.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")))?;
     Some(folder.join("config.json"))
-}
-
-/// Carries Ctrl-C over to the pull.
-fn cancel_on_interrupt() -> Result<Cancel, Failure> {
-    let interrupt = Interrupt::on_signals().map_err(Failure::Signals)?;
-    let cancel = Cancel::new();
-    let raised = cancel.clone();
-    let watch = move || {
-        let interrupt = interrupt.as_fd();
-        while let Err(rustix::io::Errno::INTR) =
-            poll(&mut [PollFd::new(&interrupt, PollFlags::IN)], None)
-        {}
-        raised.cancel();
-    };
-    std::thread::Builder::new()
-        .name("interrupt".into())
-        .spawn(watch)
-        .map_err(Failure::Signals)?;
-    Ok(cancel)
 }

@@ -11,7 +11,7 @@ use super::super::erofs::{ErofsError, XattrError};
 pub struct EntryName(Box<[u8]>);
 
 impl EntryName {
-    pub(super) fn new(name: &[u8]) -> Self {
+    pub(in crate::image) fn new(name: &[u8]) -> Self {
         Self(name.into())
     }
 }

@@ -14,7 +14,7 @@ use crate::units::Digest;
 
 /// What the server does with one request.
 #[derive(Clone, Debug)]
-pub(super) enum Fault {
+pub(in crate::image) enum Fault {
     /// The answer breaks off after so many bytes of its body, although more was promised.
     Cut(usize),
     /// The body is shorter than the blob, and `Content-Length` agrees with it.
@@ -46,28 +46,28 @@ struct State {
     over: AtomicBool,
 }
 
-pub(super) struct FaultServer {
-    pub(super) address: SocketAddr,
+pub(in crate::image) struct FaultServer {
+    pub(in crate::image) address: SocketAddr,
     state: Arc<State>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// A layer to serve.
 #[derive(Clone)]
-pub(super) struct ServedLayer {
-    pub(super) media_type: String,
-    pub(super) sent: Vec<u8>,
-    pub(super) diff_id: Digest,
+pub(in crate::image) struct ServedLayer {
+    pub(in crate::image) media_type: String,
+    pub(in crate::image) sent: Vec<u8>,
+    pub(in crate::image) diff_id: Digest,
 }
 
 impl ServedLayer {
-    pub(super) fn digest(&self) -> Digest {
+    pub(in crate::image) fn digest(&self) -> Digest {
         Digest::of(&self.sent)
     }
 }
 
 impl FaultServer {
-    pub(super) fn start() -> Self {
+    pub(in crate::image) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State::default());
@@ -90,7 +90,7 @@ impl FaultServer {
     }
 
     /// Serves an image of these layers as `<name>:latest`; gives the digest of its manifest.
-    pub(super) fn put_image(&self, name: &str, layers: &[&ServedLayer]) -> Digest {
+    pub(in crate::image) fn put_image(&self, name: &str, layers: &[&ServedLayer]) -> Digest {
         let diff_ids: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
         self.put_image_with_config(
             name,
@@ -101,7 +101,7 @@ impl FaultServer {
         )
     }
 
-    pub(super) fn put_image_with_config(
+    pub(in crate::image) fn put_image_with_config(
         &self,
         name: &str,
         layers: &[&ServedLayer],
@@ -143,25 +143,25 @@ impl FaultServer {
         digest
     }
 
-    pub(super) fn put(&self, path: &str, media_type: &str, content: Vec<u8>) {
+    pub(in crate::image) fn put(&self, path: &str, media_type: &str, content: Vec<u8>) {
         let mut all = self.state.content.lock().unwrap();
         all.insert(path.to_owned(), (media_type.to_owned(), content));
     }
 
     /// The next requests whose paths contain `part` go wrong like this, one after the other.
-    pub(super) fn fail(&self, part: &str, faults: impl IntoIterator<Item = Fault>) {
+    pub(in crate::image) fn fail(&self, part: &str, faults: impl IntoIterator<Item = Fault>) {
         let mut all = self.state.faults.lock().unwrap();
         all.entry(part.to_owned()).or_default().extend(faults);
     }
 
     /// Every request needs this bearer token, which the token server gives to this `Authorization`,
     /// or to anyone.
-    pub(super) fn require_token(&self, token: &str, login: Option<&str>) {
+    pub(in crate::image) fn require_token(&self, token: &str, login: Option<&str>) {
         *self.state.token.lock().unwrap() = Some((token.to_owned(), login.map(str::to_owned)));
     }
 
     /// Method, path and range of the requests whose paths contain `part`.
-    pub(super) fn requests(&self, part: &str) -> Vec<String> {
+    pub(in crate::image) fn requests(&self, part: &str) -> Vec<String> {
         let all = self.state.requests.lock().unwrap();
         all.iter()
             .filter(|line| line.contains(part))
@@ -170,7 +170,7 @@ impl FaultServer {
     }
 
     /// Waits until a request whose path contains `part` has come.
-    pub(super) fn wait_for_request(&self, part: &str) {
+    pub(in crate::image) fn wait_for_request(&self, part: &str) {
         let mut requests = self.state.requests.lock().unwrap();
         while !requests.iter().any(|line| line.contains(part)) {
             requests = self.state.arrived.wait(requests).unwrap();
