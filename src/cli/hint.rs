@@ -219,6 +219,9 @@ fn snapshot(error: &SnapshotRecordError) -> Option<String> {
 fn pull(error: &PullError) -> Option<String> {
     let hint = match error {
         PullError::Registry { source, .. } => return registry(source).map(str::to_owned),
+        PullError::Hosts(_) => {
+            "README.md tells which fields of hosts.toml cocoon knows; registry_config_dir names another folder"
+        }
         PullError::Assembly(AssemblyError::NotBootable { .. }) => MAKE_VM_IMAGE,
         PullError::Assembly(
             AssemblyError::LayerDigest { .. }

@@ -130,6 +130,9 @@ impl Progress for PullProgress {
                 reason,
                 delay,
             } => self.say(retry(layer, reason, delay)),
+            PullEvent::NextHost { reason } => {
+                self.say(format!("{reason}; the next host is asked"));
+            }
             PullEvent::LayerDone { layer, .. } => self.end(layer, "done"),
         }
     }

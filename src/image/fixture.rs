@@ -100,6 +100,7 @@ impl Progress for Heard {
             PullEvent::LayerWaiting { .. } => "waiting".to_owned(),
             PullEvent::StreamStarted { total } => format!("reading {total:?}"),
             PullEvent::StreamAdvanced { bytes } => format!("read {bytes}"),
+            PullEvent::NextHost { reason } => format!("next {reason}"),
             PullEvent::Retry { reason, .. } => format!("retry {reason}"),
         };
         self.0.lock().unwrap().push(text);

@@ -16,6 +16,7 @@ pub mod credentials;
 mod decode;
 mod download;
 pub mod erofs;
+pub mod hosts;
 pub mod import;
 pub mod layer;
 pub mod manifest;
@@ -25,6 +26,7 @@ pub mod records;
 pub mod reference;
 pub mod registry;
 pub mod retry;
+mod route;
 
 #[cfg(test)]
 mod fixture;

@@ -82,6 +82,11 @@ pub enum PullEvent<'a> {
         /// How long the pull waits first.
         delay: Duration,
     },
+    /// A host of a registry failed, and the next one is asked.
+    NextHost {
+        /// What went wrong, for a log line.
+        reason: &'a dyn std::error::Error,
+    },
     /// The layer is verified, converted and published.
     LayerDone {
         /// The layer.

@@ -6,7 +6,7 @@
 //! ```
 //! All network I/O runs on the calling thread.
 //!
-//! Invariant: what the manifest names is fetched by its digest, from this registry alone. See
+//! Invariant: what the manifest names is fetched by its digest, from the hosts of its registry alone. See
 //! `assembly` for what becomes of the layers, and for what stays of a pull that failed.
 
 use std::path::PathBuf;
@@ -17,12 +17,13 @@ use tokio::sync::mpsc;
 use super::assembly::{Assembly, AssemblyError, AssemblyOptions, Documents, ReadyImage, Supply};
 use super::blobs::BlobStore;
 use super::decode::Chunk;
-use super::download::{self, Download};
+use super::download::Download;
 use super::manifest::{self, Document, Layer, ManifestError};
 use super::progress::Progress;
 use super::reference::Reference;
 use super::registry::{RegistryError, Repository};
 use super::retry::RetryPolicy;
+use super::route::{Ask, NoRoute, Route};
 use crate::units::Digest;
 
 mod error;
@@ -31,6 +32,8 @@ mod error;
 pub(super) mod fault_server;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_hosts;
 #[cfg(test)]
 mod tests_of_processes;
 #[cfg(test)]
@@ -43,6 +46,8 @@ pub use error::PullError;
 pub struct PullOptions {
     /// Docker's `config.json`, which need not exist; without it access is anonymous.
     pub docker_config: Option<PathBuf>,
+    /// The folder with containerd's `hosts.toml` files, which need not exist.
+    pub registry_config: Option<PathBuf>,
     /// When to repeat a failed request.
     pub retry: RetryPolicy,
     /// How its layers become an image.
@@ -67,13 +72,19 @@ pub fn pull(
         progress,
     };
     let runtime = assembly.runtime()?;
-    let repository = Repository::new(reference, options.docker_config.clone());
-    let repository = repository.map_err(|source| registry_failed(reference, source))?;
+    let (folder, logins) = (
+        options.registry_config.as_deref(),
+        options.docker_config.as_ref(),
+    );
+    let route = Route::new(reference, folder, logins).map_err(|none| match none {
+        NoRoute::Hosts(source) => PullError::Hosts(source),
+        NoRoute::Registry(source) => registry_failed(reference, source),
+    })?;
     let pull = Pull {
         reference,
         options,
         progress,
-        repository,
+        route,
     };
     let documents = runtime.block_on(assembly.unless_cancelled(pull.resolve()))?;
     let staging = store.stage().map_err(AssemblyError::from)?;
@@ -91,14 +102,16 @@ struct Pull<'a> {
     reference: &'a Reference,
     options: &'a PullOptions,
     progress: &'a dyn Progress,
-    repository: Repository,
+    route: Route,
 }
 
 impl Supply for Pull<'_> {
     type Error = PullError;
 
     async fn send(&self, layer: &Layer, to: mpsc::Sender<Chunk>) -> Result<(), PullError> {
-        let download = Download::new(&self.repository, layer, self.progress);
+        let hosts = self.route.hosts(Ask::Pull);
+        let hosts = hosts.map_err(|error| self.registry_failed(error))?;
+        let download = Download::new(hosts, layer, self.progress);
         let downloaded = download.run(&self.options.retry, to).await;
         downloaded.map_err(|error| self.registry_failed(error))
     }
@@ -116,6 +129,16 @@ impl Pull<'_> {
         }
     }
 
+    async fn ask<T>(
+        &self,
+        ask: Ask,
+        attempt: impl AsyncFn(&Repository) -> Result<T, RegistryError>,
+    ) -> Result<T, PullError> {
+        let (policy, progress) = (&self.options.retry, self.progress);
+        let done = self.route.ask(ask, policy, progress, attempt).await;
+        done.map_err(|error| self.registry_failed(error))
+    }
+
     /// Reads the image's documents.
     async fn resolve(&self) -> Result<Documents, PullError> {
         let platform = self.options.assembly.platform;
@@ -123,10 +146,10 @@ impl Pull<'_> {
         let config_digest = manifest::config_of(&manifest);
         let config_digest = config_digest.map_err(|error| self.unusable(error))?;
         let what = format!("config {}", config_digest.short());
-        let config = download::repeat(&self.options.retry, self.progress, async || {
-            self.repository.small_blob(&what, &config_digest).await
+        let config = self.ask(Ask::Pull, async |host: &Repository| {
+            host.small_blob(&what, &config_digest).await
         });
-        let config = config.await.map_err(|error| self.registry_failed(error))?;
+        let config = config.await?;
         let config = manifest::read_config(&config, platform);
         let config = config.map_err(|error| self.unusable(error))?;
         let layers = manifest::layers(&manifest, &config).map_err(|error| self.unusable(error))?;
@@ -162,10 +185,11 @@ impl Pull<'_> {
         target: &str,
         expected: Option<&Digest>,
     ) -> Result<(Document, Digest), PullError> {
-        let fetched = download::repeat(&self.options.retry, self.progress, async || {
-            self.repository.manifest(target, expected).await
+        let ask = expected.map_or(Ask::Resolve, |_| Ask::Pull);
+        let fetched = self.ask(ask, async |host: &Repository| {
+            host.manifest(target, expected).await
         });
-        let fetched = fetched.await.map_err(|error| self.registry_failed(error))?;
+        let fetched = fetched.await?;
         let document = manifest::read(&fetched.body, fetched.content_type.as_deref());
         let document = document.map_err(|error| self.unusable(error))?;
         Ok((document, fetched.digest))

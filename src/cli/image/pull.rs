@@ -29,6 +29,7 @@ pub(in crate::cli) fn pull(host: &Host, args: &PullArgs) -> Result<(), Failure> 
     let references = references.collect::<Result<Vec<_>, _>>()?;
     let options = PullOptions {
         docker_config: docker_config(),
+        registry_config: Some(host.config.registry_config_dir.clone()),
         assembly: AssemblyOptions {
             parallel: host.config.pool_size,
             cancel: interrupt::cancel()?.1,

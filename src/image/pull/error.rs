@@ -1,6 +1,7 @@
 //! Why a pull fails.
 
 use crate::image::assembly::AssemblyError;
+use crate::image::hosts::HostsError;
 use crate::image::manifest::ManifestError;
 use crate::image::registry::RegistryError;
 
@@ -16,6 +17,9 @@ pub enum PullError {
         #[source]
         source: Box<RegistryError>,
     },
+    /// What is configured of the registry cannot be used.
+    #[error(transparent)]
+    Hosts(HostsError),
     /// The image's documents cannot be used.
     #[error("cannot use {image}")]
     Manifest {

@@ -40,6 +40,8 @@ struct State {
     /// Part of a path to what happens to its requests, one after the other.
     faults: Mutex<HashMap<String, VecDeque<Fault>>>,
     requests: Mutex<Vec<String>>,
+    /// What `Authorization` each request had.
+    logins: Mutex<Vec<Option<String>>>,
     arrived: Condvar,
     /// The token that every request needs, if any, and the only login that gets it.
     token: Mutex<Option<(String, Option<String>)>>,
@@ -160,13 +162,19 @@ impl FaultServer {
         *self.state.token.lock().unwrap() = Some((token.to_owned(), login.map(str::to_owned)));
     }
 
-    /// Method, path and range of the requests whose paths contain `part`.
+    /// Path, query and range of the requests whose paths contain `part`.
     pub(in crate::image) fn requests(&self, part: &str) -> Vec<String> {
         let all = self.state.requests.lock().unwrap();
         all.iter()
             .filter(|line| line.contains(part))
             .cloned()
             .collect()
+    }
+
+    /// Each `Authorization` that came.
+    pub(in crate::image) fn logins(&self) -> Vec<String> {
+        let all = self.state.logins.lock().unwrap();
+        all.iter().flatten().cloned().collect()
     }
 
     /// Waits until a request whose path contains `part` has come.
@@ -230,6 +238,11 @@ fn serve(state: &State, stream: &TcpStream) {
     while let Some(head) = read_head(&mut reader) {
         {
             let mut requests = state.requests.lock().unwrap();
+            state
+                .logins
+                .lock()
+                .unwrap()
+                .push(head.authorization.clone());
             let offset = head.offset.map(|offset| format!(" from {offset}"));
             requests.push(format!("{}{}", head.path, offset.unwrap_or_default()));
             state.arrived.notify_all();
@@ -270,7 +283,8 @@ fn answer(state: &State, stream: &TcpStream, head: &Head) -> Option<()> {
             return send(&bare(401, &challenge), b"");
         }
     }
-    let Some((media_type, content)) = state.content.lock().unwrap().get(&head.path).cloned() else {
+    let path = head.path.split('?').next().unwrap_or_default();
+    let Some((media_type, content)) = state.content.lock().unwrap().get(path).cloned() else {
         return send(&bare(404, ""), b"");
     };
     let fault = {
