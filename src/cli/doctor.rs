@@ -102,7 +102,7 @@ fn manifest(path: Option<&Path>) -> Result<Manifest, Failure> {
 }
 
 fn install(config: &Config, manifest: &Manifest, done: &mut Done) -> Result<(), Failure> {
-    let cancel = cancel::on_interrupt()?;
+    let (_, cancel) = cancel::on_interrupt()?;
     let begin = |entry: &doctor::manifest::Entry| {
         output::note(format_args!(
             "fetching {} {} from {}",

@@ -136,6 +136,7 @@ impl Failure {
             }
             Self::Operation(ops::Error::Pull(error)) if error.is_cancelled() => EXIT_INTERRUPTED,
             Self::Operation(ops::Error::Upgrade(error)) if error.is_cancelled() => EXIT_INTERRUPTED,
+            Self::Operation(ops::Error::Import(error)) if error.is_cancelled() => EXIT_INTERRUPTED,
             Self::Several(failures)
                 if failures
                     .iter()

@@ -6,7 +6,10 @@ use std::io;
 use super::error::Failure;
 use crate::agent::AgentError;
 use crate::config::InvalidConfig;
+use crate::image::assembly::AssemblyError;
 use crate::image::fetch::FetchError;
+use crate::image::import::Reason;
+use crate::image::layer::LayerError;
 use crate::image::pull::PullError;
 use crate::image::registry::RegistryError;
 use crate::network::conflist::ConflistError;
@@ -24,6 +27,7 @@ use crate::vmm::client::ClientError;
 
 const DISK_FULL: &str =
     "the disk is full: free some space, for example by cocoon gc, and try again";
+const MAKE_VM_IMAGE: &str = "os-image/README.md tells how to make a VM image of any Linux";
 const AS_ROOT: &str = "run cocoon as root, for example by sudo";
 
 /// The hint for a failure: the system's own troubles first, wherever in the chain they stand.
@@ -178,6 +182,7 @@ fn operation(error: &ops::Error) -> Option<String> {
             "cocoon doctor --fix writes a CNI configuration there; or name another folder by --cni-conf-dir, or run without a network: --nics 0"
         }
         Error::Pull(error) => return pull(error),
+        Error::Import(error) => return import(&error.reason).map(str::to_owned),
         Error::Database(DatabaseError::TooNew { .. }) => "use the newer cocoon",
         Error::NotUndone { source, .. } => {
             let first = operation(source)
@@ -226,15 +231,46 @@ fn snapshot(error: &SnapshotRecordError) -> Option<String> {
 fn pull(error: &PullError) -> Option<String> {
     let hint = match error {
         PullError::Registry { source, .. } => return registry(source).map(str::to_owned),
-        PullError::NotBootable { .. } => {
-            "os-image/README.md tells how to make a VM image of any Linux"
+        PullError::Hosts(_) => {
+            "README.md tells which fields of hosts.toml cocoon knows; registry_config_dir names another folder"
         }
-        PullError::LayerDigest { .. } | PullError::DiffId { .. } | PullError::Decode { .. } => {
-            "pull again; if it fails again, the registry's copy is damaged: push the image anew"
-        }
+        PullError::Assembly(AssemblyError::NotBootable { .. }) => MAKE_VM_IMAGE,
+        PullError::Assembly(
+            AssemblyError::LayerDigest { .. }
+            | AssemblyError::DiffId { .. }
+            | AssemblyError::Decode { .. },
+        ) => "pull again; if it fails again, the registry's copy is damaged: push the image anew",
         _ => return None,
     };
     Some(hint.to_owned())
+}
+
+fn import(reason: &Reason) -> Option<&'static str> {
+    match reason {
+        Reason::Assembly(AssemblyError::NotBootable { .. }) => Some(MAKE_VM_IMAGE),
+        Reason::DiskImage(_) => {
+            Some("import the tar of its root file system; os-image/README.md tells what it needs")
+        }
+        Reason::Compressed(_) => {
+            Some("unpack it on the way, for example: xz -dc FILE | cocoon image import NAME -")
+        }
+        Reason::TooLarge { .. } => {
+            Some("unpack it first: a file that is not compressed is read where it is")
+        }
+        Reason::SeveralImages { .. } => {
+            Some("import one under the name that it has there, or save one alone")
+        }
+        Reason::Tar(LayerError::Truncated { .. })
+        | Reason::Lacking { .. }
+        | Reason::SizeMismatch { .. }
+        | Reason::DigestMismatch { .. }
+        | Reason::Assembly(
+            AssemblyError::LayerDigest { .. }
+            | AssemblyError::DiffId { .. }
+            | AssemblyError::Decode { .. },
+        ) => Some("it is damaged or not whole: save it again"),
+        _ => None,
+    }
 }
 
 fn registry(error: &RegistryError) -> Option<&'static str> {

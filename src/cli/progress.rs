@@ -1,4 +1,4 @@
-//! The progress of a pull: a bar for each layer on a terminal, plain lines elsewhere.
+//! The progress of a pull or an import: a bar for each layer on a terminal, plain lines elsewhere.
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
@@ -12,29 +12,35 @@ use crate::image::progress::{Progress, PullEvent};
 use crate::image::reference::Reference;
 use crate::units::Digest;
 
-/// Shows what a pull does, on standard error.
+/// Shows what a pull or an import does, on standard error.
 #[derive(Debug)]
 pub(super) struct PullProgress {
+    doing: &'static str,
     image: String,
     bars: Option<MultiProgress>,
+    /// The file or stream whose layers are not known yet.
+    stream: Mutex<Option<ProgressBar>>,
     layers: Mutex<HashMap<Digest, ProgressBar>>,
 }
 
 impl PullProgress {
-    /// Begins to show the pull of `reference`.
-    pub(super) fn new(reference: &Reference) -> Self {
+    /// Begins to show what is being done, such as `pulling`, to get `reference`.
+    pub(super) fn new(doing: &'static str, reference: &Reference) -> Self {
         let bars = std::io::stderr()
             .is_terminal()
             .then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
         Self {
+            doing,
             image: reference.to_string(),
             bars,
+            stream: Mutex::default(),
             layers: Mutex::default(),
         }
     }
 
     /// Leaves the bars as they are and writes below them from now on.
     pub(super) fn finish(&self) {
+        self.stream(ProgressBar::abandon);
         let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
         layers
             .values()
@@ -55,6 +61,21 @@ impl PullProgress {
         if let Some(bar) = layers.get(&layer) {
             change(bar);
         }
+    }
+
+    fn begin_stream(&self, total: Option<u64>) {
+        let Some(bars) = &self.bars else { return };
+        let bar = match total {
+            Some(total) => ProgressBar::new(total).with_style(style()),
+            None => ProgressBar::no_length().with_style(style_without_end()),
+        };
+        let bar = bars.add(bar.with_prefix("reading"));
+        *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar);
+    }
+
+    fn stream(&self, change: impl Fn(&ProgressBar)) {
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        stream.iter().for_each(change);
     }
 
     fn add(&self, layer: Digest, total: u64) {
@@ -83,9 +104,13 @@ impl PullProgress {
 impl Progress for PullProgress {
     fn event(&self, event: PullEvent<'_>) {
         match event {
+            PullEvent::StreamStarted { total } => self.begin_stream(total),
+            PullEvent::StreamAdvanced { bytes } => self.stream(|bar| bar.inc(bytes)),
             PullEvent::Resolved { manifest, layers } => {
+                self.stream(ProgressBar::abandon);
                 self.say(format!(
-                    "pulling {} ({}, {} layers)",
+                    "{} {} ({}, {} layers)",
+                    self.doing,
                     self.image,
                     manifest.short(),
                     layers.len()
@@ -95,7 +120,7 @@ impl Progress for PullProgress {
                     .for_each(|layer| self.add(layer.digest, layer.compressed_size));
             }
             PullEvent::LayerWaiting { layer } => {
-                self.layer(layer, |bar| bar.set_message("waiting for another pull"))
+                self.layer(layer, |bar| bar.set_message("waiting for another command"))
             }
             PullEvent::LayerCached { layer } => self.end(layer, "already here"),
             PullEvent::LayerStarted { layer, .. } => self.layer(layer, |bar| bar.set_message("")),
@@ -105,6 +130,9 @@ impl Progress for PullProgress {
                 reason,
                 delay,
             } => self.say(retry(layer, reason, delay)),
+            PullEvent::NextHost { reason } => {
+                self.say(format!("{reason}; the next host is asked"));
+            }
             PullEvent::LayerDone { layer, .. } => self.end(layer, "done"),
         }
     }
@@ -121,5 +149,11 @@ fn retry(layer: Option<Digest>, reason: &dyn std::error::Error, delay: Duration)
 fn style() -> ProgressStyle {
     let template = "{prefix} {bar:30} {bytes:>10}/{total_bytes:<10} {msg}";
     // The template is constant; were it wrong, the default style would still tell.
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+fn style_without_end() -> ProgressStyle {
+    let template = "{prefix} {bytes:>10} {msg}";
+    // As above.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -78,6 +78,8 @@ pub struct Config {
     pub pool_size: NonZeroUsize,
     /// The engine of new VMs, or the build's default.
     pub engine: Option<EngineName>,
+    /// Where containerd's `hosts.toml` files are, which tell of mirrors and certificates.
+    pub registry_config_dir: PathBuf,
     /// UEFI firmware file for cloud images.
     pub firmware: PathBuf,
     /// Whether a KVM that seems unable to run ordinary kernels is used all the same.
@@ -118,6 +120,7 @@ pub struct Settings {
     pub identity_timeout_seconds: Option<u64>,
     pub pool_size: Option<usize>,
     pub engine: Option<EngineName>,
+    pub registry_config_dir: Option<PathBuf>,
     pub firmware: Option<PathBuf>,
     pub ignore_kvm_check: Option<bool>,
     pub log: LogSettings,
@@ -257,6 +260,7 @@ impl Settings {
             engine: parsed("COCOON_ENGINE", get("COCOON_ENGINE"), |text| {
                 text.parse().map_err(to_text)
             })?,
+            registry_config_dir: path("COCOON_REGISTRY_CONFIG_DIR"),
             firmware: path("COCOON_FIRMWARE"),
             ignore_kvm_check: parsed(
                 "COCOON_IGNORE_KVM_CHECK",
@@ -285,6 +289,7 @@ impl Settings {
                 .or(lower.identity_timeout_seconds),
             pool_size: self.pool_size.or(lower.pool_size),
             engine: self.engine.or(lower.engine),
+            registry_config_dir: self.registry_config_dir.or(lower.registry_config_dir),
             firmware: self.firmware.or(lower.firmware),
             ignore_kvm_check: self.ignore_kvm_check.or(lower.ignore_kvm_check),
             log: LogSettings {
@@ -344,6 +349,10 @@ impl Settings {
             identity_timeout,
             pool_size,
             engine: self.engine,
+            registry_config_dir: absolute(
+                self.registry_config_dir
+                    .unwrap_or_else(|| "/etc/containerd/certs.d".into()),
+            ),
             firmware: self
                 .firmware
                 .map_or_else(|| root_dir.join("firmware/CLOUDHV.fd"), absolute),
@@ -443,6 +452,10 @@ mod tests {
         assert_eq!(config.run_dir, Path::new("/var/lib/cocoon/run"));
         assert_eq!(config.log_dir, Path::new("/var/log/cocoon"));
         assert_eq!(config.cni_conf_dir, Path::new("/etc/cni/net.d"));
+        assert_eq!(
+            config.registry_config_dir,
+            Path::new("/etc/containerd/certs.d")
+        );
         assert_eq!(config.cni_bin_dir, Path::new("/opt/cni/bin"));
         assert_eq!(
             config.dns,

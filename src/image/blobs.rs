@@ -4,8 +4,9 @@
 //!   blobs/<layer hex>.erofs
 //!   boot/<layer hex>/{vmlinuz,initrd.img}     either or both; no folder if the layer has neither
 //!   staging/<layer hex>.lock                  held by the one who makes the layer
-//!   staging/pull-<random>/owner.lock          held by the pull whose work files these are
+//!   staging/pull-<random>/owner.lock          held by the pull or import whose work files these are
 //!   staging/pull-<random>/<layer hex>{.erofs,.boot/}
+//!   staging/pull-<random>/layer{.erofs,.boot/}     a layer whose digest is not known yet
 //! ```
 //! `<layer hex>` is the digest of the layer as it is transferred.
 //!
@@ -94,6 +95,12 @@ pub struct Staging {
 #[derive(Debug)]
 pub struct StagedLayer {
     layer: Digest,
+    place: LayerToBe,
+}
+
+/// Where a layer is made whose digest is not known yet.
+#[derive(Debug)]
+pub struct LayerToBe {
     blob: PathBuf,
     boot: PathBuf,
     kernel: PathBuf,
@@ -234,7 +241,8 @@ impl BlobStore {
         // Left by a crash between the two steps below, or beside a blob that was cut short.
         remove_tree(&boot)?;
         let mut has_boot_files = false;
-        for path in [&staged.kernel, &staged.initrd] {
+        let made = &staged.place;
+        for path in [&made.kernel, &made.initrd] {
             if path.exists() {
                 let synced = File::open(path).and_then(|file| file.sync_all());
                 synced.map_err(failed("sync", path))?;
@@ -242,10 +250,10 @@ impl BlobStore {
             }
         }
         if has_boot_files {
-            atomic::publish(&staged.boot, &boot).map_err(failed("publish", &boot))?;
+            atomic::publish(&made.boot, &boot).map_err(failed("publish", &boot))?;
         }
         let blob = self.blob_path(&staged.layer);
-        atomic::publish(&staged.blob, &blob).map_err(failed("publish", &blob))?;
+        atomic::publish(&made.blob, &blob).map_err(failed("publish", &blob))?;
         let found = self.find(&staged.layer)?;
         found.ok_or_else(|| {
             let source = io::Error::other("what was written is no EROFS image of this layer");
@@ -319,19 +327,47 @@ impl Staging {
     /// # Errors
     /// The folder for its boot files cannot be made.
     pub fn layer(&self, layer: &Digest) -> Result<StagedLayer, BlobError> {
-        let boot = self.folder.path().join(format!("{}.boot", layer.hex()));
+        Ok(self.place(&layer.hex())?.of(layer))
+    }
+
+    /// Where to make a layer whose digest will be known when it is made.
+    ///
+    /// # Errors
+    /// The folder for its boot files cannot be made.
+    pub fn layer_to_be(&self) -> Result<LayerToBe, BlobError> {
+        self.place("layer")
+    }
+
+    fn place(&self, name: &str) -> Result<LayerToBe, BlobError> {
+        let boot = self.folder.path().join(format!("{name}.boot"));
         fs::create_dir(&boot).map_err(failed("make the folder", &boot))?;
-        Ok(StagedLayer {
-            layer: *layer,
-            blob: self.folder.path().join(format!("{}.erofs", layer.hex())),
+        Ok(LayerToBe {
+            blob: self.folder.path().join(format!("{name}.erofs")),
             kernel: boot.join("vmlinuz"),
             initrd: boot.join("initrd.img"),
             boot,
         })
     }
+
+    /// A file without a name, for what is needed while the work lasts.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn file(&self) -> Result<File, BlobError> {
+        let folder = self.folder.path();
+        tempfile::tempfile_in(folder).map_err(failed("make a file in", folder))
+    }
 }
 
-impl StagedLayer {
+impl LayerToBe {
+    /// The place of `layer`, which has been made there.
+    pub fn of(self, layer: &Digest) -> StagedLayer {
+        StagedLayer {
+            layer: *layer,
+            place: self,
+        }
+    }
+
     /// The paths for the converter.
     pub fn paths(&self) -> LayerPaths<'_> {
         LayerPaths {
@@ -339,6 +375,13 @@ impl StagedLayer {
             kernel: &self.kernel,
             initrd: &self.initrd,
         }
+    }
+}
+
+impl StagedLayer {
+    /// The paths for the converter.
+    pub fn paths(&self) -> LayerPaths<'_> {
+        self.place.paths()
     }
 }
 

@@ -141,19 +141,24 @@ pub(crate) fn unwrap<'a>(
             ),
         ));
     }
-    let tar: Box<dyn Read + 'a> = match wrapping {
-        Wrapping::None => Box::new(received),
-        Wrapping::Gzip => Box::new(MultiGzDecoder::new(received)),
-        Wrapping::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(received)?),
-    };
-    Ok(Hashed {
-        inner: tar,
-        hasher: Sha256::new(),
+    Ok(Hashed::new(decoder(received, wrapping)?))
+}
+
+/// What is within `wrapped`.
+pub(crate) fn decoder<'a>(
+    wrapped: impl BufRead + 'a,
+    wrapping: Wrapping,
+) -> io::Result<Box<dyn Read + 'a>> {
+    Ok(match wrapping {
+        Wrapping::None => Box::new(wrapped),
+        Wrapping::Gzip => Box::new(MultiGzDecoder::new(wrapped)),
+        Wrapping::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(wrapped)?),
     })
 }
 
-fn wrapping_of(first: &[u8]) -> Wrapping {
-    let skippable = first.len() == 4 && first[0] >> 4 == 5 && first.ends_with(ZSTD_SKIPPABLE);
+/// How a stream that begins so is wrapped.
+pub(crate) fn wrapping_of(first: &[u8]) -> Wrapping {
+    let skippable = first.get(1..4) == Some(ZSTD_SKIPPABLE) && first[0] >> 4 == 5;
     if first.starts_with(GZIP_MAGIC) {
         Wrapping::Gzip
     } else if first.starts_with(ZSTD_MAGIC) || skippable {
@@ -171,13 +176,27 @@ fn name(wrapping: Wrapping) -> &'static str {
     }
 }
 
-/// A reader that hashes what passes.
+/// A reader that hashes and counts what passes.
 pub(crate) struct Hashed<R> {
     inner: R,
     hasher: Sha256,
+    count: u64,
 }
 
 impl<R: Read> Hashed<R> {
+    pub(crate) fn new(inner: R) -> Self {
+        Self {
+            inner,
+            hasher: Sha256::new(),
+            count: 0,
+        }
+    }
+
+    /// Bytes that have passed.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
     /// The digest of what has passed.
     pub(crate) fn digest(self) -> Digest {
         Digest::finish(self.hasher)
@@ -188,6 +207,7 @@ impl<R: Read> Read for Hashed<R> {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(to)?;
         self.hasher.update(&to[..n]);
+        self.count += n as u64;
         Ok(n)
     }
 }

@@ -1,4 +1,5 @@
-//! The asynchronous half of a layer's pass: one stream out of as many connections as it takes.
+//! The asynchronous half of a layer's pass: one stream out of as many connections as it takes, to as many
+//! hosts.
 //!
 //! Invariant: what goes into the channel is the blob from its first byte on, without gap or
 //! repetition as far as the server keeps to HTTP; its digest tells whether it did.
@@ -11,6 +12,7 @@ use super::manifest::Layer;
 use super::progress::{Progress, PullEvent};
 use super::registry::{RegistryError, Repository};
 use super::retry::RetryPolicy;
+use super::route::Others;
 
 /// Bytes that a connection must bring to count as progress. Fewer, and a server that breaks off
 /// after every packet would never be given up.
@@ -47,6 +49,8 @@ pub(crate) async fn repeat<T>(
 /// A layer on its way.
 pub(crate) struct Download<'a> {
     repository: &'a Repository,
+    /// Who is asked when that has failed.
+    others: Others<'a>,
     layer: &'a Layer,
     progress: &'a dyn Progress,
     what: String,
@@ -64,12 +68,13 @@ enum Ended {
 
 impl<'a> Download<'a> {
     pub(crate) fn new(
-        repository: &'a Repository,
+        (repository, others): (&'a Repository, Others<'a>),
         layer: &'a Layer,
         progress: &'a dyn Progress,
     ) -> Self {
         Self {
             repository,
+            others,
             layer,
             progress,
             what: format!("layer {}", layer.digest.short()),
@@ -77,8 +82,8 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Sends the whole layer into `to`, and goes on where a connection broke. Ends early, without
-    /// an error, if the receiver is gone.
+    /// Sends the whole layer into `to`, and goes on where a connection broke, at the next host if there
+    /// is one. Ends early, without an error, if the receiver is gone.
     pub(crate) async fn run(
         mut self,
         policy: &RetryPolicy,
@@ -96,6 +101,11 @@ impl<'a> Download<'a> {
                 }
                 Err(error) => error,
             };
+            if let Some(next) = self.others.pop_front() {
+                self.progress.event(PullEvent::NextHost { reason: &error });
+                self.repository = next;
+                continue;
+            }
             if self.offset - begun >= PROGRESS {
                 failures = 0;
             }

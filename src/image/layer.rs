@@ -28,9 +28,11 @@ mod sparse;
 use std::io::Read;
 use std::path::Path;
 
-use self::archive::Archive;
-use self::conversion::Conversion;
+pub(super) use self::archive::{Archive, Entry, EntryKind, InodeKind};
+use self::conversion::{Conversion, Done};
 pub use self::error::{EntryName, LayerError, Refusal};
+pub(super) use self::header::is_header;
+pub(super) use self::paths::components;
 use super::boot_files::{NewFile, SyncedFile};
 pub use super::erofs::Compression;
 use super::erofs::{ErofsError, ImageWriter};
@@ -84,32 +86,28 @@ pub struct LayerReport {
     pub entries: u64,
 }
 
-/// Converts the tar stream of one layer, and reads it to its end, also what follows the archive.
+/// Converts the tar stream of one layer, and reads it to its end, also what follows the archive. What
+/// is made needs a UUID yet, which may depend on what the stream was.
 ///
 /// Entries become what overlayfs expects of a lower layer: `.wh.NAME` a character device 0:0,
 /// `.wh..wh..opq` the attribute `trusted.overlay.opaque` of its directory (OCI image-spec,
-/// layer.md, "Whiteouts"). The same tar and `uuid` give the same bytes. All files are synced; their
-/// folders are not.
+/// layer.md, "Whiteouts"). The same tar and UUID give the same bytes.
 ///
 /// # Errors
 /// The stream, an entry or a file, as [`LayerError`] says; none of the files exists then.
-pub fn convert(
+pub fn convert<'a>(
     tar: &mut dyn Read,
-    uuid: [u8; 16],
     compression: Compression,
     limits: &Limits,
-    to: &LayerPaths<'_>,
-) -> Result<LayerReport, LayerError> {
+    to: &LayerPaths<'a>,
+) -> Result<Converted<'a>, LayerError> {
     let blob = create(to.blob)?;
-    let image_error = |source| LayerError::Image {
-        path: to.blob.to_owned(),
-        source,
-    };
+    let image_error = |source| image_error(to.blob, source);
     let handle = blob.file().try_clone();
     let handle = handle.map_err(|error| image_error(ErofsError::Write(error)))?;
     let folder = to.blob.parent().filter(|it| !it.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
-    let image = ImageWriter::new(handle, folder, uuid, compression).map_err(image_error)?;
+    let image = ImageWriter::new(handle, folder, compression).map_err(image_error)?;
     let mut conversion = Conversion::new(image, limits, to);
     let mut archive = Archive::new(tar);
     let mut entries = 0;
@@ -121,20 +119,53 @@ pub fn convert(
     let done = conversion
         .finish()
         .map_err(|reason| archive.refused(reason))?;
-    let blob_size = done.image.finish(&done.tree).map_err(image_error)?;
-    let kernel = sync(done.kernel, to.kernel)?;
-    let initrd = sync(done.initrd, to.initrd)?;
-    let blob = sync(Some(blob), to.blob)?;
-    let report = LayerReport {
-        blob_size,
-        has_kernel: kernel.is_some(),
-        has_initrd: initrd.is_some(),
+    Ok(Converted {
+        to: *to,
         entries,
-    };
-    for file in [kernel, initrd, blob].into_iter().flatten() {
-        file.keep();
+        blob,
+        done,
+    })
+}
+
+/// A layer whose tar has passed. Without [`Converted::finish`] nothing of it stays.
+#[derive(Debug)]
+pub struct Converted<'a> {
+    to: LayerPaths<'a>,
+    entries: u64,
+    blob: NewFile,
+    done: Done,
+}
+
+impl Converted<'_> {
+    /// Completes the image with its UUID. All files are synced; their folders are not.
+    ///
+    /// # Errors
+    /// A file cannot be written; none of them exists then.
+    pub fn finish(self, uuid: [u8; 16]) -> Result<LayerReport, LayerError> {
+        let Self { to, done, .. } = self;
+        let finished = done.image.finish(&done.tree, uuid);
+        let blob_size = finished.map_err(|source| image_error(to.blob, source))?;
+        let kernel = sync(done.kernel, to.kernel)?;
+        let initrd = sync(done.initrd, to.initrd)?;
+        let blob = sync(Some(self.blob), to.blob)?;
+        let report = LayerReport {
+            blob_size,
+            has_kernel: kernel.is_some(),
+            has_initrd: initrd.is_some(),
+            entries: self.entries,
+        };
+        for file in [kernel, initrd, blob].into_iter().flatten() {
+            file.keep();
+        }
+        Ok(report)
     }
-    Ok(report)
+}
+
+fn image_error(path: &Path, source: ErofsError) -> LayerError {
+    LayerError::Image {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 fn create(path: &Path) -> Result<NewFile, LayerError> {

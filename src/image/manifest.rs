@@ -28,12 +28,12 @@ pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
      application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.v2+json";
 
-const INDEXES: [&str; 2] = [
+pub(crate) const INDEXES: [&str; 2] = [
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 ];
 
-const MANIFESTS: [&str; 2] = [
+pub(crate) const MANIFESTS: [&str; 2] = [
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
@@ -169,7 +169,7 @@ impl Platform {
 
     /// Whether this platform runs what is made for the given one. Variants are the base level of
     /// an architecture or none: what needs more might trap on this host.
-    fn runs(self, os: &str, architecture: &str, variant: Option<&str>) -> bool {
+    pub(crate) fn runs(self, os: &str, architecture: &str, variant: Option<&str>) -> bool {
         let base = match self.architecture {
             "arm64" => "v8",
             _ => "v1",
@@ -304,7 +304,7 @@ pub(crate) struct Layer {
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) created: Option<jiff::Timestamp>,
-    diff_ids: Vec<Digest>,
+    pub(crate) diff_ids: Vec<Digest>,
 }
 
 #[derive(Deserialize)]
@@ -350,29 +350,56 @@ pub(crate) fn layers(
     config: &Config,
 ) -> Result<Vec<Layer>, ManifestError> {
     let descriptors = manifest.layers();
-    match descriptors.len() {
-        0 => return Err(ManifestError::NoLayers),
-        count if count > MAX_LAYERS => return Err(ManifestError::TooManyLayers { count }),
-        _ => {}
+    check_count(descriptors.len(), config)?;
+    let layers = descriptors.iter().zip(&config.diff_ids);
+    let layers = layers.map(|(descriptor, diff_id)| layer(descriptor, *diff_id));
+    check_twins(layers.collect::<Result<_, _>>()?)
+}
+
+/// Refuses a number of layers that cannot be, or is not that of the config.
+pub(crate) fn check_count(layers: usize, config: &Config) -> Result<(), ManifestError> {
+    let diff_ids = config.diff_ids.len();
+    match layers {
+        0 => Err(ManifestError::NoLayers),
+        count if count > MAX_LAYERS => Err(ManifestError::TooManyLayers { count }),
+        _ if layers != diff_ids => Err(ManifestError::LayerCount { layers, diff_ids }),
+        _ => Ok(()),
     }
-    if descriptors.len() != config.diff_ids.len() {
-        return Err(ManifestError::LayerCount {
-            layers: descriptors.len(),
-            diff_ids: config.diff_ids.len(),
-        });
-    }
-    let mut layers: Vec<Layer> = Vec::with_capacity(descriptors.len());
-    for (descriptor, diff_id) in descriptors.iter().zip(&config.diff_ids) {
-        let layer = layer(descriptor, *diff_id)?;
-        let twin = layers.iter().find(|other| other.digest == layer.digest);
+}
+
+/// Refuses one layer with two diff ids.
+pub(crate) fn check_twins(layers: Vec<Layer>) -> Result<Vec<Layer>, ManifestError> {
+    for (index, layer) in layers.iter().enumerate() {
+        let mut before = layers[..index].iter();
+        let twin = before.find(|other| other.digest == layer.digest);
         if twin.is_some_and(|twin| twin.diff_id != layer.diff_id) {
             return Err(ManifestError::DiffIds {
                 layer: layer.digest,
             });
         }
-        layers.push(layer);
     }
     Ok(layers)
+}
+
+/// A tar that stands in an archive without a media type of its own.
+pub(crate) fn layer_of_archive(
+    digest: Digest,
+    diff_id: Digest,
+    size: u64,
+    wrapping: Wrapping,
+) -> Layer {
+    let media_type = match wrapping {
+        Wrapping::None => LAYERS[0].0,
+        Wrapping::Gzip => LAYERS[1].0,
+        Wrapping::Zstd => LAYERS[2].0,
+    };
+    Layer {
+        digest,
+        diff_id,
+        size,
+        media_type,
+        wrapping,
+    }
 }
 
 fn layer(descriptor: &Descriptor, diff_id: Digest) -> Result<Layer, ManifestError> {
@@ -391,7 +418,10 @@ fn layer(descriptor: &Descriptor, diff_id: Digest) -> Result<Layer, ManifestErro
     })
 }
 
-fn digest_of(descriptor: &Descriptor, document: &'static str) -> Result<Digest, ManifestError> {
+pub(crate) fn digest_of(
+    descriptor: &Descriptor,
+    document: &'static str,
+) -> Result<Digest, ManifestError> {
     let text = descriptor.digest().to_string();
     text.parse().map_err(|_| ManifestError::Digest {
         document,

@@ -1,13 +1,14 @@
-//! Images: from a registry to EROFS blobs that VMs share.
+//! Images: from a registry, a file or a stream to EROFS blobs that VMs share.
 //!
 //! ```text
-//! registry ─▶ sha-256 ─▶ decompress ─▶ sha-256 ─▶ layer ─▶ erofs ─▶ <root>/blobs/<layer hex>.erofs
+//! registry, archive ─▶ sha-256 ─▶ decompress ─▶ sha-256 ─▶ layer ─▶ erofs ─▶ <root>/blobs/<layer hex>.erofs
 //!                                                   └─▶ boot files ─▶ <root>/boot/<layer hex>/
 //! ```
 //!
 //! Invariants: a blob under its final name is whole and verified; its boot files were there before
 //! it; and a recorded image's blobs are all there.
 
+pub mod assembly;
 pub mod blobs;
 pub mod boot_files;
 pub mod cancel;
@@ -16,6 +17,8 @@ mod decode;
 mod download;
 pub mod erofs;
 pub mod fetch;
+pub mod hosts;
+pub mod import;
 pub mod layer;
 pub mod manifest;
 pub mod progress;
@@ -24,3 +27,7 @@ pub mod records;
 pub mod reference;
 pub mod registry;
 pub mod retry;
+mod route;
+
+#[cfg(test)]
+mod fixture;

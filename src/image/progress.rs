@@ -1,10 +1,10 @@
-//! What a pull tells while it works. The library calls back, the CLI draws.
+//! What a pull or an import tells while it works. The library calls back, the CLI draws.
 
 use std::time::Duration;
 
 use crate::units::Digest;
 
-/// Receives the events of a pull. Called from the thread that pulls, so it must not wait.
+/// Receives the events of a pull or an import. Called from the thread that does it, so it must not wait.
 pub trait Progress: Sync {
     /// Something happened.
     fn event(&self, event: PullEvent<'_>);
@@ -27,11 +27,21 @@ pub struct LayerRef {
     pub compressed_size: u64,
 }
 
-/// What happens during a pull. Per layer: either [`LayerCached`](PullEvent::LayerCached), or
+/// What happens during a pull or an import. Per layer: either [`LayerCached`](PullEvent::LayerCached), or
 /// `LayerStarted`, any number of `LayerAdvanced` and `Retry`, and `LayerDone` if all went well.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum PullEvent<'a> {
+    /// An import begins to read a file or stream whose layers are not known yet.
+    StreamStarted {
+        /// Bytes to read, if that is known.
+        total: Option<u64>,
+    },
+    /// More of it has been read.
+    StreamAdvanced {
+        /// Bytes since the last such event.
+        bytes: u64,
+    },
     /// The image is known; these layers make it up, bottom first, each named once.
     Resolved {
         /// Digest of the platform's manifest.
@@ -71,6 +81,11 @@ pub enum PullEvent<'a> {
         reason: &'a dyn std::error::Error,
         /// How long the pull waits first.
         delay: Duration,
+    },
+    /// A host of a registry failed, and the next one is asked.
+    NextHost {
+        /// What went wrong, for a log line.
+        reason: &'a dyn std::error::Error,
     },
     /// The layer is verified, converted and published.
     LayerDone {

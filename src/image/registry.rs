@@ -1,8 +1,9 @@
-//! One repository of a registry: its manifests and blobs, by the OCI distribution specification 1.1.
+//! One repository at one host: its manifests and blobs, by the OCI distribution specification 1.1.
 //!
 //! ```text
 //!   GET /v2/<repository>/manifests/<tag or digest>
 //!   GET /v2/<repository>/blobs/<digest>              Range: bytes=<offset>-
+//!        │                  ?ns=<registry>, where the host stands in for one
 //!        │ 401: credentials are looked up, oci-client gets a token, the request is sent again
 //!        └ 429, 5xx: the error is temporary and carries the server's Retry-After
 //! ```
@@ -10,14 +11,14 @@
 //! memory, drops `Retry-After`, and does not look at `Content-Range`.
 //!
 //! Invariants: a document is bounded in size and has the digest that was asked for; credentials go
-//! to the registry and to the token server that it names, to nobody else. The bytes of a blob are
+//! to the host and to the token server that it names, to nobody else, not even where it redirects. The bytes of a blob are
 //! **not** checked here.
 
 use std::path::PathBuf;
 use std::sync::Once;
 use std::time::Duration;
 
-use oci_client::client::{ClientConfig, ClientProtocol};
+use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use oci_client::errors::{OciDistributionError, OciEnvelope};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference as OciReference, RegistryOperation};
@@ -26,8 +27,8 @@ use reqwest::{RequestBuilder, Response, StatusCode};
 use tokio::sync::Mutex;
 
 use super::credentials;
+use super::hosts::Endpoint;
 use super::manifest::{self, MAX_DOCUMENT, printable};
-use super::reference::Reference;
 use super::retry::retry_after;
 use crate::units::Digest;
 
@@ -55,15 +56,15 @@ pub(crate) struct Fetched {
     pub(crate) content_type: Option<String>,
 }
 
-/// A repository of a registry.
+/// A repository at one host.
 pub(crate) struct Repository {
     http: reqwest::Client,
-    /// HTTP without TLS.
-    plain: bool,
+    endpoint: Endpoint,
     name: OciReference,
     /// `https://host:port/v2/<repository>`
     base: String,
-    registry: String,
+    /// `?ns=<registry>`, where the host stands in for one.
+    query: String,
     docker_config: Option<PathBuf>,
     login: Mutex<Login>,
 }
@@ -76,34 +77,24 @@ struct Login {
 }
 
 impl Repository {
-    /// Prepares access; nothing is sent. Registries on this host speak plain HTTP, all others HTTPS.
+    /// Prepares access; nothing is sent.
     pub(crate) fn new(
-        reference: &Reference,
+        endpoint: Endpoint,
+        repository: &str,
         docker_config: Option<PathBuf>,
     ) -> Result<Self, RegistryError> {
-        let registry = reference.registry().to_owned();
-        let plain = is_loopback(&registry);
-        let http = client_builder()
-            .https_only(!plain)
-            .build()
-            .map_err(|source| RegistryError::Client {
-                registry: registry.clone(),
-                source: Box::new(source.into()),
-            })?;
         // The tag is of no importance: tokens are given for the repository.
-        let name = OciReference::with_tag(
-            registry.clone(),
-            reference.repository().to_owned(),
-            "latest".to_owned(),
-        );
-        let scheme = if plain { "http" } else { "https" };
+        let tag = "latest".to_owned();
+        let name = OciReference::with_tag(endpoint.host.clone(), repository.to_owned(), tag);
+        let scheme = if endpoint.plain { "http" } else { "https" };
         let host = name.resolve_registry();
+        let stands_for = endpoint.stands_for.as_ref();
         Ok(Self {
-            base: format!("{scheme}://{host}/v2/{}", reference.repository()),
-            http,
-            plain,
+            base: format!("{scheme}://{host}{}/{repository}", endpoint.root),
+            query: stands_for.map_or_else(String::new, |registry| format!("?ns={registry}")),
+            http: http_client(&endpoint)?,
+            endpoint,
             name,
-            registry,
             docker_config,
             login: Mutex::new(Login {
                 auth: RegistryAuth::Anonymous,
@@ -115,28 +106,36 @@ impl Repository {
     /// oci-client's own connection. Made only where a registry wants a login, because each one
     /// reads all CA certificates of the host anew.
     fn token_client(&self) -> Result<Client, RegistryError> {
-        let protocol = if self.plain {
+        let protocol = if self.endpoint.plain {
             ClientProtocol::Http
         } else {
             ClientProtocol::Https
         };
+        let ca = self.endpoint.ca.iter().map(|der| Certificate {
+            encoding: CertificateEncoding::Der,
+            data: der.clone(),
+        });
         let config = ClientConfig {
             protocol,
-            connect_timeout: Some(CONNECT_TIMEOUT),
+            extra_root_certificates: ca.collect(),
+            accept_invalid_certificates: self.endpoint.skip_verify,
+            connect_timeout: Some(connect_timeout(&self.endpoint)),
             read_timeout: Some(READ_TIMEOUT),
             user_agent: USER_AGENT,
             ..ClientConfig::default()
         };
         // Not `Client::new`, which turns an unusable configuration into the default one.
-        Client::try_from(config).map_err(|source| RegistryError::Client {
-            registry: self.registry.clone(),
-            source: Box::new(source),
-        })
+        Client::try_from(config).map_err(|source| client_failed(&self.endpoint, source))
     }
 
-    /// Host and port, as the user knows the registry.
+    /// The host, and what is configured of it.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Host and port, as users know the registry.
     pub(crate) fn registry(&self) -> &str {
-        &self.registry
+        &self.endpoint.host
     }
 
     /// Reads the manifest or index called `target`, a tag or a digest, in one attempt.
@@ -148,7 +147,7 @@ impl Repository {
         let what = format!("manifest {}:{target}", self.name.repository());
         let request = || {
             self.http
-                .get(format!("{}/manifests/{target}", self.base))
+                .get(format!("{}/manifests/{target}{}", self.base, self.query))
                 .header(ACCEPT, manifest::ACCEPT)
         };
         let response = self.send(&what, request).await?;
@@ -162,7 +161,7 @@ impl Repository {
         what: &str,
         expected: &Digest,
     ) -> Result<Vec<u8>, RegistryError> {
-        let request = || self.http.get(format!("{}/blobs/{expected}", self.base));
+        let request = || self.get_blob(expected);
         let response = self.send(what, request).await?;
         let response = self.only(&[StatusCode::OK], what, response).await?;
         Ok(self.document(response, what, Some(expected)).await?.body)
@@ -177,7 +176,7 @@ impl Repository {
         offset: u64,
     ) -> Result<BlobBody<'_>, RegistryError> {
         let request = || {
-            let request = self.http.get(format!("{}/blobs/{digest}", self.base));
+            let request = self.get_blob(digest);
             match offset {
                 0 => request,
                 _ => request.header(RANGE, format!("bytes={offset}-")),
@@ -201,9 +200,14 @@ impl Repository {
         }
     }
 
+    fn get_blob(&self, digest: &Digest) -> RequestBuilder {
+        let url = format!("{}/blobs/{digest}{}", self.base, self.query);
+        self.http.get(url)
+    }
+
     fn wrong_range(&self, what: &str, offset: u64, answer: &str) -> RegistryError {
         RegistryError::WrongRange {
-            registry: self.registry.clone(),
+            registry: self.registry().to_owned(),
             what: what.to_owned(),
             offset,
             answer: printable(answer),
@@ -245,7 +249,7 @@ impl Repository {
         let mut login = self.login.lock().await;
         if login.renewals == seen {
             let credentials = match &self.docker_config {
-                Some(config) => credentials::lookup(config, &self.registry).await?,
+                Some(config) => credentials::lookup(config, self.registry()).await?,
                 None => RegistryAuth::Anonymous,
             };
             login.auth = self.log_in(credentials).await?;
@@ -263,7 +267,7 @@ impl Repository {
             Ok(Ok(None)) => Ok(credentials),
             Ok(Err(error)) => Err(self.login_error(error)),
             Err(_) => Err(RegistryError::LoginTimeout {
-                registry: self.registry.clone(),
+                registry: self.registry().to_owned(),
             }),
         }
     }
@@ -275,7 +279,7 @@ impl Repository {
             }
             OciDistributionError::RequestError(source) => self.transport("a token", source),
             source => RegistryError::Login {
-                registry: self.registry.clone(),
+                registry: self.registry().to_owned(),
                 source: Box::new(source),
             },
         }
@@ -283,7 +287,7 @@ impl Repository {
 
     fn unauthorized(&self, answer: &str) -> RegistryError {
         RegistryError::Unauthorized {
-            registry: self.registry.clone(),
+            registry: self.registry().to_owned(),
             repository: self.name.repository().to_owned(),
             answer: answer.to_owned(),
         }
@@ -306,7 +310,7 @@ impl Repository {
         // An explanation that does not come is none.
         let body = bounded(&mut response, MAX_ERROR_BODY).await.ok().flatten();
         let answer = explanation(&body.unwrap_or_default());
-        let (registry, what, status) = (self.registry.clone(), what.to_owned(), code.as_u16());
+        let (registry, what, status) = (self.registry().to_owned(), what.to_owned(), code.as_u16());
         Err(match status {
             401 | 403 => self.unauthorized(&answer),
             404 => RegistryError::NotFound { registry, what },
@@ -339,14 +343,14 @@ impl Repository {
             .await
             .map_err(|source| self.transport(what, source))?
             .ok_or_else(|| RegistryError::TooLarge {
-                registry: self.registry.clone(),
+                registry: self.registry().to_owned(),
                 what: what.to_owned(),
                 limit: MAX_DOCUMENT,
             })?;
         let digest = Digest::of(&body);
         match expected {
             Some(expected) if *expected != digest => Err(RegistryError::DigestMismatch {
-                registry: self.registry.clone(),
+                registry: self.registry().to_owned(),
                 what: what.to_owned(),
                 expected: *expected,
                 actual: digest,
@@ -360,7 +364,7 @@ impl Repository {
     }
 
     fn transport(&self, what: &str, source: reqwest::Error) -> RegistryError {
-        let registry = self.registry.clone();
+        let registry = self.registry().to_owned();
         // Addresses of blobs may hold signatures that open them to anyone.
         let source = source.without_url();
         if source.is_connect() || source.is_builder() || source.is_redirect() {
@@ -393,6 +397,33 @@ impl BlobBody<'_> {
     }
 }
 
+fn http_client(endpoint: &Endpoint) -> Result<reqwest::Client, RegistryError> {
+    let failed = |source: reqwest::Error| client_failed(endpoint, source.into());
+    let builder = client_builder()
+        .https_only(!endpoint.plain)
+        .connect_timeout(connect_timeout(endpoint))
+        .tls_danger_accept_invalid_certs(endpoint.skip_verify);
+    let ca = endpoint.ca.iter();
+    let ca = ca.map(|der| reqwest::Certificate::from_der(der));
+    let ca = ca.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let builder = match ca.is_empty() {
+        true => builder,
+        false => builder.tls_certs_merge(ca),
+    };
+    builder.build().map_err(failed)
+}
+
+fn connect_timeout(endpoint: &Endpoint) -> Duration {
+    endpoint.connect_timeout.unwrap_or(CONNECT_TIMEOUT)
+}
+
+fn client_failed(endpoint: &Endpoint, source: OciDistributionError) -> RegistryError {
+    RegistryError::Client {
+        registry: endpoint.host.clone(),
+        source: Box::new(source),
+    }
+}
+
 /// How the program calls itself.
 const USER_AGENT: &str = concat!("cocoon/", env!("CARGO_PKG_VERSION"));
 
@@ -412,17 +443,6 @@ fn install_crypto() {
         // An error means that the process has one already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
-}
-
-/// Whether a registry is on this host, so that plain HTTP exposes nothing; as Docker decides.
-fn is_loopback(registry: &str) -> bool {
-    let host = match registry.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => host,
-        _ => registry,
-    };
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let address = bare.parse::<std::net::IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// Where the bytes of a partial answer begin; without a word about it, where they were asked for.
@@ -465,25 +485,6 @@ fn explanation(body: &[u8]) -> String {
 mod tests {
     use super::*;
     use reqwest::header::HeaderValue;
-
-    #[test]
-    fn only_registries_on_this_host_speak_plain_http() {
-        for (registry, plain) in [
-            ("localhost", true),
-            ("localhost:5000", true),
-            ("127.0.0.1", true),
-            ("127.8.9.1:5000", true),
-            ("[::1]", true),
-            ("[::1]:5000", true),
-            ("docker.io", false),
-            ("10.0.0.1:5000", false),
-            ("[fe80::1]:5000", false),
-            ("localhost.example.com", false),
-            ("127.0.0.1.example.com", false),
-        ] {
-            assert_eq!(is_loopback(registry), plain, "{registry}");
-        }
-    }
 
     #[test]
     fn the_start_of_a_partial_answer_is_read_from_its_header() {

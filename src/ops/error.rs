@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::agent::AgentError;
 use crate::console::log::LogError;
 use crate::image::blobs::BlobError;
+use crate::image::import::ImportError;
 use crate::image::pull::PullError;
 use crate::image::records::ImageRecordError;
 use crate::image::reference::InvalidReference;
@@ -172,6 +173,8 @@ pub enum Error {
     Blobs(#[from] BlobError),
     #[error(transparent)]
     Pull(#[from] Box<PullError>),
+    #[error(transparent)]
+    Import(#[from] Box<ImportError>),
     #[error(transparent)]
     Conflist(#[from] ConflistError),
     #[error(transparent)]

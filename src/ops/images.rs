@@ -1,14 +1,45 @@
-//! Images on this host: finding, listing and removing them.
+//! Images on this host: recording, finding, listing and removing them.
 
+use jiff::Timestamp;
 use rusqlite::Transaction;
 
 use super::{Error, Host};
-use crate::image::records::{self, ImageRecord, ImageRecordError};
+use crate::image::assembly::ReadyImage;
+use crate::image::records::{self, ImageLayer, ImageRecord, ImageRecordError};
 use crate::image::reference::Reference;
 use crate::snapshot::records as snapshots;
 use crate::store::Durability;
-use crate::units::VmName;
+use crate::units::{ByteSize, VmName};
 use crate::vm::records as vms;
+
+/// Records an image whose layers are all there. Whoever made them so still shares the lock on references.
+pub(super) fn record(host: &Host, image: ReadyImage) -> Result<ImageRecord, Error> {
+    let record = record_of(image);
+    host.database()?
+        .write(Durability::Full, |tx| records::put(tx, &record))?;
+    Ok(record)
+}
+
+fn record_of(image: ReadyImage) -> ImageRecord {
+    ImageRecord {
+        name: image.reference.to_string(),
+        digest: image.manifest_digest,
+        size: ByteSize::from_bytes(image.size),
+        architecture: image.architecture.to_owned(),
+        layers: image
+            .layers
+            .iter()
+            .map(|layer| ImageLayer {
+                digest: layer.digest,
+                diff_id: layer.diff_id,
+            })
+            .collect(),
+        kernel_layer: image.kernel_layer,
+        initrd_layer: image.initrd_layer,
+        created_at: Timestamp::now(),
+        built_at: image.created.map(|time| time.to_string()),
+    }
+}
 
 /// The image that a user means.
 ///

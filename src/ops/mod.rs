@@ -21,6 +21,7 @@ pub mod grow;
 pub mod identity;
 pub mod images;
 pub mod import;
+pub mod import_image;
 pub mod inspect;
 mod leftover;
 pub mod list;

@@ -7,7 +7,7 @@
 //! <root>/blobs/<layer hex>.erofs          one per layer, shared by images
 //! <root>/boot/<layer hex>/{vmlinuz,initrd.img}
 //! <root>/firmware/                        UEFI firmware; installed.json says what `doctor` put where
-//! <root>/staging/                         unfinished downloads; nobody's after a crash
+//! <root>/staging/                         unfinished downloads and imports; nobody's after a crash
 //! <root>/snapshots/<id>/manifest.json     what is here, with sizes and digests
 //!                      /vm/               the engine's own files: memory and state
 //!                      /disks/<name>      a copy of each disk that the guest may write to

@@ -35,7 +35,10 @@ fn offers(cocoon: &Cocoon, words: &[&str]) -> Vec<String> {
 #[test]
 fn verbs_and_flags_are_offered() {
     let cocoon = Cocoon::new();
-    assert_eq!(offers(&cocoon, &["cocoon", "vm", "st"]), ["start", "stop"]);
+    assert_eq!(
+        offers(&cocoon, &["cocoon", "vm", "st"]),
+        ["start", "status", "stop"]
+    );
     assert_eq!(
         offers(&cocoon, &["cocoon", "vm", "clone", "--req"]),
         ["--require-identity"]

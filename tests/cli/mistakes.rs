@@ -222,6 +222,29 @@ fn a_registry_that_is_down_is_named_and_nothing_is_left() {
 }
 
 #[test]
+fn what_is_configured_of_a_registry_and_cannot_be_used_is_named() {
+    let cocoon = Cocoon::new();
+    let folder = cocoon.root.path().join("certs.d/127.0.0.1_1_");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("hosts.toml"), "proxy = \"http://proxy\"\n").unwrap();
+    let output = cocoon
+        .command(&["image", "pull", "127.0.0.1:1/tiny"])
+        .env(
+            "COCOON_REGISTRY_CONFIG_DIR",
+            cocoon.root.path().join("certs.d"),
+        )
+        .output()
+        .unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("127.0.0.1_1_/hosts.toml") && text.contains("`proxy`"),
+        "{text}"
+    );
+    assert!(text.contains("hint: README.md"), "{text}");
+}
+
+#[test]
 fn a_root_folder_that_cannot_be_used_is_named() {
     let cocoon = Cocoon::new();
     let file = cocoon.file("file", "");

@@ -4,6 +4,7 @@ mod completion;
 mod damaged;
 mod debug;
 mod doctor;
+mod import;
 #[cfg(feature = "failpoints")]
 mod killed;
 mod log;

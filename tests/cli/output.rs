@@ -46,6 +46,7 @@ fn every_command_has_help_and_the_tree_is_the_documented_one() {
     let cocoon = Cocoon::new();
     for path in [
         &["image", "pull"][..],
+        &["image", "import"],
         &["image", "list"],
         &["image", "inspect"],
         &["image", "rm"],

@@ -175,6 +175,11 @@ pub(crate) fn runs_here() -> bool {
     runs
 }
 
+/// A kernel that counts.
+pub(crate) fn kernel() -> Vec<u8> {
+    payload::elf(payload::FOREVER)
+}
+
 /// Puts an image with the counting kernel into the store.
 pub(crate) fn install(cocoon: &Cocoon) {
     // Any command makes the folders.
@@ -183,7 +188,7 @@ pub(crate) fn install(cocoon: &Cocoon) {
     let layer = Digest::of(b"counter");
     let boot = root.join("boot").join(layer.hex());
     std::fs::create_dir(&boot).unwrap();
-    std::fs::write(boot.join("vmlinuz"), payload::elf(payload::FOREVER)).unwrap();
+    std::fs::write(boot.join("vmlinuz"), kernel()).unwrap();
     std::fs::write(boot.join("initrd.img"), [0; 4096]).unwrap();
     let blob = root.join("blobs").join(format!("{}.erofs", layer.hex()));
     std::fs::write(blob, [0; 4096]).unwrap();

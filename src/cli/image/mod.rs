@@ -1,5 +1,6 @@
 //! `cocoon image`
 
+mod import;
 mod inspect;
 mod list;
 mod pull;
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::error::Failure;
 use crate::image::records::ImageRecord;
+use crate::image::reference::Reference;
 use crate::ops::Host;
 
 /// The verbs.
@@ -17,6 +19,8 @@ use crate::ops::Host;
 pub(super) enum ImageCommand {
     /// Pull OCI images
     Pull(pull::PullArgs),
+    /// Import an image from a tar, a `docker save` archive or an OCI layout
+    Import(import::ImportArgs),
     /// List images on this host
     #[command(
         visible_alias = "ls",
@@ -33,10 +37,19 @@ pub(super) enum ImageCommand {
 pub(super) fn dispatch(host: &Host, command: ImageCommand) -> Result<(), Failure> {
     match command {
         ImageCommand::Pull(args) => pull::pull(host, &args),
+        ImageCommand::Import(args) => import::import(host, &args),
         ImageCommand::List(args) => list::list(host, &args),
         ImageCommand::Inspect(args) => inspect::inspect(host, &args),
         ImageCommand::Rm(args) => rm::rm(host, &args),
     }
+}
+
+/// The image that a user names.
+fn parse(image: &str) -> Result<Reference, Failure> {
+    image.parse().map_err(|source| Failure::Reference {
+        image: image.to_owned(),
+        source,
+    })
 }
 
 /// An image as JSON: the Go cocoon's keys, and cocoon's own beside them.

@@ -8,8 +8,8 @@ use super::super::error::Failure;
 use super::super::output::{self, FormatArgs};
 use super::super::progress::PullProgress;
 use super::super::{cancel, completion};
+use crate::image::assembly::AssemblyOptions;
 use crate::image::pull::PullOptions;
-use crate::image::reference::Reference;
 use crate::ops::{self, Host};
 
 /// What `cocoon image pull` takes.
@@ -24,28 +24,21 @@ pub(in crate::cli) struct PullArgs {
 
 /// Pulls images, one after the other, the layers of each at once.
 pub(in crate::cli) fn pull(host: &Host, args: &PullArgs) -> Result<(), Failure> {
-    let parse = |image: &String| {
-        image
-            .parse::<Reference>()
-            .map_err(|source| Failure::Reference {
-                image: image.clone(),
-                source,
-            })
-    };
-    let references = args
-        .images
-        .iter()
-        .map(parse)
-        .collect::<Result<Vec<_>, _>>()?;
+    let references = args.images.iter().map(|image| super::parse(image));
+    let references = references.collect::<Result<Vec<_>, _>>()?;
     let options = PullOptions {
         docker_config: docker_config(),
-        parallel: host.config.pool_size,
-        cancel: cancel::on_interrupt()?,
+        registry_config: Some(host.config.registry_config_dir.clone()),
+        assembly: AssemblyOptions {
+            parallel: host.config.pool_size,
+            cancel: cancel::on_interrupt()?.1,
+            ..AssemblyOptions::default()
+        },
         ..PullOptions::default()
     };
     let mut pulled = Vec::new();
     for reference in &references {
-        let progress = PullProgress::new(reference);
+        let progress = PullProgress::new("pulling", reference);
         let image = ops::pull::pull(host, reference, &options, &progress);
         progress.finish();
         let image = image?;

@@ -19,7 +19,6 @@ const ROOT_NID: u16 = 1;
 #[derive(Debug)]
 pub struct ImageWriter {
     data: DataWriter,
-    uuid: [u8; 16],
 }
 
 impl ImageWriter {
@@ -30,12 +29,10 @@ impl ImageWriter {
     pub fn new(
         file: File,
         spill_folder: &Path,
-        uuid: [u8; 16],
         compression: Compression,
     ) -> Result<Self, ErofsError> {
         Ok(Self {
             data: DataWriter::new(file, spill_folder, compression)?,
-            uuid,
         })
     }
 
@@ -61,7 +58,7 @@ impl ImageWriter {
     ///
     /// # Errors
     /// The image cannot be written or becomes too large.
-    pub fn finish(mut self, tree: &Tree) -> Result<u64, ErofsError> {
+    pub fn finish(mut self, tree: &Tree, uuid: [u8; 16]) -> Result<u64, ErofsError> {
         let plan = Plan::new(tree);
         let directories = self.data.take_blocks(plan.directory_blocks)?;
         for id in &plan.order {
@@ -84,7 +81,7 @@ impl ImageWriter {
         }
         inodes.fill_to(meta_blocks * BLOCK as u64)?;
         let superblock = Superblock {
-            uuid: self.uuid,
+            uuid,
             root_nid: ROOT_NID,
             inodes: plan.order.len() as u64,
             blocks: self.data.next_block(),

@@ -24,7 +24,7 @@ const BUFFER: usize = 64 << 10;
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum EntryKind {
+pub(in crate::image) enum EntryKind {
     /// Another name of an inode that came before.
     HardLink,
     Inode(InodeKind),
@@ -32,7 +32,7 @@ pub(super) enum EntryKind {
 
 /// What a new inode is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum InodeKind {
+pub(in crate::image) enum InodeKind {
     File,
     Directory,
     Symlink,
@@ -43,12 +43,12 @@ pub(super) enum InodeKind {
 
 /// One entry.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(in crate::image) struct Entry {
     /// As it stands in the archive: not normalised, not checked.
-    pub(super) path: Vec<u8>,
+    pub(in crate::image) path: Vec<u8>,
     /// The target of a link, likewise.
-    pub(super) link: Vec<u8>,
-    pub(super) kind: EntryKind,
+    pub(in crate::image) link: Vec<u8>,
+    pub(in crate::image) kind: EntryKind,
     /// The low 12 bits of `st_mode`.
     pub(super) permissions: u16,
     pub(super) uid: u32,
@@ -58,9 +58,9 @@ pub(super) struct Entry {
     /// Major and minor number.
     pub(super) device: (u32, u32),
     /// Bytes of data that follow; 0 for all but files.
-    pub(super) size: u64,
+    pub(in crate::image) size: u64,
     /// Where the data belongs, if the file has holes.
-    pub(super) sparse: Option<SparseMap>,
+    pub(in crate::image) sparse: Option<SparseMap>,
 }
 
 /// Extension headers that wait for their entry.
@@ -72,28 +72,31 @@ struct Extensions {
 }
 
 /// A tar stream.
-pub(super) struct Archive<'a> {
+pub(in crate::image) struct Archive<'a> {
     stream: BufReader<&'a mut dyn Read>,
     /// Data of the entry that has not been read, and its padding, in bytes.
     left: u64,
     padding: u64,
+    /// Bytes before what is read next.
+    offset: u64,
     /// The name for errors.
     current: Vec<u8>,
 }
 
 impl<'a> Archive<'a> {
-    pub(super) fn new(stream: &'a mut dyn Read) -> Self {
+    pub(in crate::image) fn new(stream: &'a mut dyn Read) -> Self {
         Self {
             stream: BufReader::with_capacity(BUFFER, stream),
             left: 0,
             padding: 0,
+            offset: 0,
             current: b"(start)".to_vec(),
         }
     }
 
     /// The next entry; none at the end of the archive, which is two empty records or the end of
     /// the stream.
-    pub(super) fn next_entry(&mut self) -> Result<Option<Entry>, LayerError> {
+    pub(in crate::image) fn next_entry(&mut self) -> Result<Option<Entry>, LayerError> {
         let mut extensions = Extensions::default();
         loop {
             self.skip_data()?;
@@ -126,6 +129,11 @@ impl<'a> Archive<'a> {
         }
     }
 
+    /// Where in the stream the next byte stands: after [`Archive::next_entry`] the entry's data.
+    pub(in crate::image) fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Fills the buffer with data of the entry.
     pub(super) fn read_data(&mut self, buffer: &mut [u8]) -> Result<(), LayerError> {
         self.left = self
@@ -136,7 +144,7 @@ impl<'a> Archive<'a> {
     }
 
     /// Reads the stream to its end.
-    pub(super) fn drain(&mut self) -> Result<(), LayerError> {
+    pub(in crate::image) fn drain(&mut self) -> Result<(), LayerError> {
         self.current = b"(end)".to_vec();
         let mut buffer = vec![0; BUFFER];
         loop {
@@ -341,6 +349,7 @@ impl<'a> Archive<'a> {
                 Err(source) => return Err(self.failed(source)),
             }
         }
+        self.offset += 1;
         self.read(&mut record[1..])?;
         Ok(Some(record))
     }
@@ -368,6 +377,7 @@ impl<'a> Archive<'a> {
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<(), LayerError> {
+        self.offset += buffer.len() as u64;
         self.stream.read_exact(buffer).map_err(|source| {
             if source.kind() == ErrorKind::UnexpectedEof {
                 LayerError::Truncated {

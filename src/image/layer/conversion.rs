@@ -25,7 +25,8 @@ pub(super) struct Conversion<'a> {
 }
 
 /// A conversion that has seen all entries.
-pub(super) struct Converted {
+#[derive(Debug)]
+pub(super) struct Done {
     pub(super) image: ImageWriter,
     pub(super) tree: Tree,
     pub(super) kernel: Option<NewFile>,
@@ -43,8 +44,8 @@ impl<'a> Conversion<'a> {
         }
     }
 
-    pub(super) fn finish(self) -> Result<Converted, Refusal> {
-        Ok(Converted {
+    pub(super) fn finish(self) -> Result<Done, Refusal> {
+        Ok(Done {
             image: self.image,
             tree: self.layer.into_tree()?,
             kernel: self.kernel,

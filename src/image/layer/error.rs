@@ -11,7 +11,7 @@ use super::super::erofs::{ErofsError, XattrError};
 pub struct EntryName(Box<[u8]>);
 
 impl EntryName {
-    pub(super) fn new(name: &[u8]) -> Self {
+    pub(in crate::image) fn new(name: &[u8]) -> Self {
         Self(name.into())
     }
 }
@@ -34,8 +34,8 @@ impl fmt::Debug for EntryName {
 /// Why a layer could not be converted.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
-    /// The stream of the layer failed.
-    #[error("cannot read the layer's tar stream at entry {entry}")]
+    /// The stream failed.
+    #[error("cannot read the tar stream at entry {entry}")]
     Read {
         /// The entry that was being read, or the last one before.
         entry: EntryName,
@@ -44,13 +44,13 @@ pub enum LayerError {
         source: io::Error,
     },
     /// The stream ended within an entry.
-    #[error("the layer's tar stream ends within entry {entry}")]
+    #[error("the tar stream ends within entry {entry}")]
     Truncated {
         /// The entry that was being read, or the last one before.
         entry: EntryName,
     },
     /// An entry that is broken, hostile or beyond what an EROFS layer can hold.
-    #[error("entry {entry} of the layer is refused")]
+    #[error("entry {entry} is refused")]
     Refused {
         /// The entry.
         entry: EntryName,

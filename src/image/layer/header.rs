@@ -22,6 +22,12 @@ pub(super) struct GnuSparse {
     pub(super) has_more: bool,
 }
 
+/// Whether a stream that begins so is a tar.
+pub(in crate::image) fn is_header(first: &[u8]) -> bool {
+    let record = first.first_chunk::<RECORD>();
+    record.is_some_and(|record| Header::parse(record).is_ok())
+}
+
 /// One header.
 pub(super) struct Header<'a>(&'a [u8; RECORD]);
 

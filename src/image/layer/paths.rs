@@ -12,7 +12,7 @@ const NAME_MAX: usize = 255;
 ///
 /// # Errors
 /// The path is empty, too long, has a NUL or leaves the root.
-pub(super) fn components(path: &[u8]) -> Result<Vec<&[u8]>, Refusal> {
+pub(in crate::image) fn components(path: &[u8]) -> Result<Vec<&[u8]>, Refusal> {
     if path.is_empty() || path.contains(&0) {
         return Err(Refusal::BadName);
     }

@@ -17,7 +17,7 @@ pub(super) struct Segment {
 
 /// A sparse file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct SparseMap {
+pub(in crate::image) struct SparseMap {
     /// Size of the file in bytes, holes included.
     pub(super) size: u64,
     pub(super) segments: Vec<Segment>,

@@ -9,11 +9,12 @@ use std::thread::JoinHandle;
 
 use serde_json::json;
 
+use crate::image::manifest::Platform;
 use crate::units::Digest;
 
 /// What the server does with one request.
 #[derive(Clone, Debug)]
-pub(super) enum Fault {
+pub(in crate::image) enum Fault {
     /// The answer breaks off after so many bytes of its body, although more was promised.
     Cut(usize),
     /// The body is shorter than the blob, and `Content-Length` agrees with it.
@@ -39,34 +40,36 @@ struct State {
     /// Part of a path to what happens to its requests, one after the other.
     faults: Mutex<HashMap<String, VecDeque<Fault>>>,
     requests: Mutex<Vec<String>>,
+    /// What `Authorization` each request had.
+    logins: Mutex<Vec<Option<String>>>,
     arrived: Condvar,
     /// The token that every request needs, if any, and the only login that gets it.
     token: Mutex<Option<(String, Option<String>)>>,
     over: AtomicBool,
 }
 
-pub(super) struct FaultServer {
-    pub(super) address: SocketAddr,
+pub(in crate::image) struct FaultServer {
+    pub(in crate::image) address: SocketAddr,
     state: Arc<State>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// A layer to serve.
 #[derive(Clone)]
-pub(super) struct ServedLayer {
-    pub(super) media_type: String,
-    pub(super) sent: Vec<u8>,
-    pub(super) diff_id: Digest,
+pub(in crate::image) struct ServedLayer {
+    pub(in crate::image) media_type: String,
+    pub(in crate::image) sent: Vec<u8>,
+    pub(in crate::image) diff_id: Digest,
 }
 
 impl ServedLayer {
-    pub(super) fn digest(&self) -> Digest {
+    pub(in crate::image) fn digest(&self) -> Digest {
         Digest::of(&self.sent)
     }
 }
 
 impl FaultServer {
-    pub(super) fn start() -> Self {
+    pub(in crate::image) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State::default());
@@ -89,18 +92,18 @@ impl FaultServer {
     }
 
     /// Serves an image of these layers as `<name>:latest`; gives the digest of its manifest.
-    pub(super) fn put_image(&self, name: &str, layers: &[&ServedLayer]) -> Digest {
+    pub(in crate::image) fn put_image(&self, name: &str, layers: &[&ServedLayer]) -> Digest {
         let diff_ids: Vec<_> = layers.iter().map(|layer| layer.diff_id).collect();
         self.put_image_with_config(
             name,
             layers,
-            &json!({"architecture": super::Platform::host().architecture, "os": "linux",
+            &json!({"architecture": Platform::host().architecture, "os": "linux",
                 "created": "2026-01-02T03:04:05Z",
                 "rootfs": {"type": "layers", "diff_ids": diff_ids}}),
         )
     }
 
-    pub(super) fn put_image_with_config(
+    pub(in crate::image) fn put_image_with_config(
         &self,
         name: &str,
         layers: &[&ServedLayer],
@@ -142,25 +145,25 @@ impl FaultServer {
         digest
     }
 
-    pub(super) fn put(&self, path: &str, media_type: &str, content: Vec<u8>) {
+    pub(in crate::image) fn put(&self, path: &str, media_type: &str, content: Vec<u8>) {
         let mut all = self.state.content.lock().unwrap();
         all.insert(path.to_owned(), (media_type.to_owned(), content));
     }
 
     /// The next requests whose paths contain `part` go wrong like this, one after the other.
-    pub(super) fn fail(&self, part: &str, faults: impl IntoIterator<Item = Fault>) {
+    pub(in crate::image) fn fail(&self, part: &str, faults: impl IntoIterator<Item = Fault>) {
         let mut all = self.state.faults.lock().unwrap();
         all.entry(part.to_owned()).or_default().extend(faults);
     }
 
     /// Every request needs this bearer token, which the token server gives to this `Authorization`,
     /// or to anyone.
-    pub(super) fn require_token(&self, token: &str, login: Option<&str>) {
+    pub(in crate::image) fn require_token(&self, token: &str, login: Option<&str>) {
         *self.state.token.lock().unwrap() = Some((token.to_owned(), login.map(str::to_owned)));
     }
 
-    /// Method, path and range of the requests whose paths contain `part`.
-    pub(super) fn requests(&self, part: &str) -> Vec<String> {
+    /// Path, query and range of the requests whose paths contain `part`.
+    pub(in crate::image) fn requests(&self, part: &str) -> Vec<String> {
         let all = self.state.requests.lock().unwrap();
         all.iter()
             .filter(|line| line.contains(part))
@@ -168,8 +171,14 @@ impl FaultServer {
             .collect()
     }
 
+    /// Each `Authorization` that came.
+    pub(in crate::image) fn logins(&self) -> Vec<String> {
+        let all = self.state.logins.lock().unwrap();
+        all.iter().flatten().cloned().collect()
+    }
+
     /// Waits until a request whose path contains `part` has come.
-    pub(super) fn wait_for_request(&self, part: &str) {
+    pub(in crate::image) fn wait_for_request(&self, part: &str) {
         let mut requests = self.state.requests.lock().unwrap();
         while !requests.iter().any(|line| line.contains(part)) {
             requests = self.state.arrived.wait(requests).unwrap();
@@ -229,6 +238,11 @@ fn serve(state: &State, stream: &TcpStream) {
     while let Some(head) = read_head(&mut reader) {
         {
             let mut requests = state.requests.lock().unwrap();
+            state
+                .logins
+                .lock()
+                .unwrap()
+                .push(head.authorization.clone());
             let offset = head.offset.map(|offset| format!(" from {offset}"));
             requests.push(format!("{}{}", head.path, offset.unwrap_or_default()));
             state.arrived.notify_all();
@@ -269,7 +283,8 @@ fn answer(state: &State, stream: &TcpStream, head: &Head) -> Option<()> {
             return send(&bare(401, &challenge), b"");
         }
     }
-    let Some((media_type, content)) = state.content.lock().unwrap().get(&head.path).cloned() else {
+    let path = head.path.split('?').next().unwrap_or_default();
+    let Some((media_type, content)) = state.content.lock().unwrap().get(path).cloned() else {
         return send(&bare(404, ""), b"");
     };
     let fault = {

@@ -1,56 +1,28 @@
 //! Pulls from a server that goes wrong on demand.
 
 use std::fs;
-use std::io::Write as _;
-use std::sync::Mutex;
+use std::num::NonZeroUsize;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use serde_json::json;
-use tempfile::TempDir;
+
+pub(super) use crate::image::fixture::{Heard, Host, chain, gzip, noise, tar_of};
 
 use super::fault_server::{Fault, FaultServer, ServedLayer};
 use super::*;
-use crate::image::progress::Silent;
-
-pub(super) struct Host {
-    pub(super) dir: TempDir,
-    pub(super) store: BlobStore,
-}
-
-impl Host {
-    pub(super) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let sub = |name| dir.path().join(name);
-        let store = BlobStore::open(sub("blobs"), sub("boot"), sub("staging")).unwrap();
-        Self { dir, store }
-    }
-
-    pub(super) fn names(&self, folder: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.dir.path().join(folder)).unwrap();
-        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let mut names: Vec<_> = names.collect();
-        names.sort();
-        names
-    }
-
-    /// Nothing but locks is left of a pull's work.
-    pub(super) fn assert_nothing_staged(&self) {
-        let mut staged = self.names("staging");
-        staged.retain(|name| !name.ends_with(".lock"));
-        assert_eq!(staged, [""; 0]);
-    }
-
-    pub(super) fn assert_nothing_published(&self) {
-        assert_eq!(self.names("blobs"), [""; 0]);
-        assert_eq!(self.names("boot"), [""; 0]);
-    }
-}
+use crate::image::manifest::Platform;
+use crate::image::progress::{PullEvent, Silent};
+use crate::units::Digest;
 
 /// Fast retries, so that failing tests fail soon.
 pub(super) fn options() -> PullOptions {
     PullOptions {
-        parallel: NonZeroUsize::new(2).unwrap(),
+        assembly: AssemblyOptions {
+            parallel: NonZeroUsize::new(2).unwrap(),
+            ..AssemblyOptions::default()
+        },
         retry: RetryPolicy {
             attempts: 5,
             first_delay: Duration::from_millis(2),
@@ -59,37 +31,6 @@ pub(super) fn options() -> PullOptions {
         },
         ..PullOptions::default()
     }
-}
-
-pub(super) fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut builder = tar::Builder::new(Vec::new());
-    for (path, content) in files {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(content.len() as u64);
-        header.set_mode(0o644);
-        builder.append_data(&mut header, path, *content).unwrap();
-    }
-    builder.into_inner().unwrap()
-}
-
-/// Bytes that do not compress, the same for one seed.
-pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
-}
-
-pub(super) fn gzip(tar: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(tar).unwrap();
-    encoder.finish().unwrap()
 }
 
 pub(super) fn layer(tar: &[u8]) -> ServedLayer {
@@ -119,45 +60,15 @@ pub(super) fn pull_from(
     server: &FaultServer,
     host: &Host,
     name: &str,
-) -> Result<PulledImage, PullError> {
+) -> Result<ReadyImage, PullError> {
     let result = pull(&reference(server, name), &options(), &host.store, &Silent);
     host.assert_nothing_staged();
     result
 }
 
 /// The stand-in and the real converter both keep the size and content of what is in the boot files.
-pub(super) fn kernel_of(host: &Host, image: &PulledImage) -> Vec<u8> {
+pub(super) fn kernel_of(host: &Host, image: &ReadyImage) -> Vec<u8> {
     fs::read(host.store.kernel_path(&image.kernel_layer)).unwrap()
-}
-
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        next = error.source();
-    }
-    text
-}
-
-/// Keeps what a pull tells.
-#[derive(Default)]
-pub(super) struct Heard(pub(super) Mutex<Vec<String>>);
-
-impl Progress for Heard {
-    fn event(&self, event: PullEvent<'_>) {
-        let text = match event {
-            PullEvent::LayerAdvanced { bytes, .. } => format!("advanced {bytes}"),
-            PullEvent::Resolved { layers, .. } => format!("resolved {}", layers.len()),
-            PullEvent::LayerStarted { total, .. } => format!("started {total}"),
-            PullEvent::LayerDone { .. } => "done".to_owned(),
-            PullEvent::LayerCached { .. } => "cached".to_owned(),
-            PullEvent::LayerWaiting { .. } => "waiting".to_owned(),
-            PullEvent::Retry { reason, .. } => format!("retry {reason}"),
-        };
-        self.0.lock().unwrap().push(text);
-    }
 }
 
 #[test]
@@ -244,7 +155,13 @@ fn an_image_that_cannot_boot_is_refused_and_its_layers_serve_the_next() {
         ("half", "an initramfs"),
     ] {
         let error = pull_from(&server, &host, name).unwrap_err();
-        assert!(matches!(error, PullError::NotBootable { .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                PullError::Assembly(AssemblyError::NotBootable { .. })
+            ),
+            "{error}"
+        );
         assert!(error.to_string().contains(missing), "{error}");
     }
     pull_from(&server, &host, "vm").unwrap();
@@ -299,8 +216,7 @@ fn a_tampered_layer_never_gets_its_name() {
             server.fail(&layer.digest().hex(), [Fault::Tamper(at)]);
             let host = Host::new();
             let error = pull_from(&server, &host, name).unwrap_err();
-            let named =
-                matches!(&error, PullError::LayerDigest { layer: it, .. } if *it == layer.digest());
+            let named = matches!(&error, PullError::Assembly(AssemblyError::LayerDigest { layer: it, .. }) if *it == layer.digest());
             assert!(named, "byte {at} of {name}: {}", chain(&error));
             host.assert_nothing_published();
         }
@@ -318,7 +234,7 @@ fn a_layer_that_is_not_the_tar_of_the_config_is_refused() {
     let host = Host::new();
     let error = pull_from(&server, &host, "a").unwrap_err();
     assert!(
-        matches!(error, PullError::DiffId { .. }),
+        matches!(error, PullError::Assembly(AssemblyError::DiffId { .. })),
         "{}",
         chain(&error)
     );
@@ -423,7 +339,7 @@ fn errors_tell_what_is_wrong_with_registry_name_or_access() {
     let server = FaultServer::start();
     server.put_image("a", &[&boot_layer()]);
     let host = Host::new();
-    let of = |result: Result<PulledImage, PullError>| match result.unwrap_err() {
+    let of = |result: Result<ReadyImage, PullError>| match result.unwrap_err() {
         PullError::Registry { source, .. } => *source,
         other => panic!("{}", chain(&other)),
     };
@@ -577,7 +493,7 @@ fn a_layer_that_is_no_gzip_is_refused() {
     let host = Host::new();
     let error = pull_from(&server, &host, "a").unwrap_err();
     assert!(
-        matches!(error, PullError::Decode { .. }),
+        matches!(error, PullError::Assembly(AssemblyError::Decode { .. })),
         "{}",
         chain(&error)
     );
@@ -618,11 +534,9 @@ fn an_index_leads_to_the_manifest_of_this_platform() {
         nested.into_bytes(),
     );
     server.put("/v2/a/manifests/latest", media_type, outer.into_bytes());
-    let options = PullOptions {
-        platform: Platform {
-            architecture: "amd64",
-        },
-        ..options()
+    let mut options = options();
+    options.assembly.platform = Platform {
+        architecture: "amd64",
     };
     let error = pull(&reference(&server, "a"), &options, &host.store, &Silent).unwrap_err();
     assert!(chain(&error).contains("another index"), "{}", chain(&error));

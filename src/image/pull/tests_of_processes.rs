@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -11,7 +12,8 @@ use serde_json::json;
 use super::fault_server::{Fault, FaultServer};
 use super::tests::*;
 use super::*;
-use crate::image::progress::Silent;
+use crate::image::cancel::Cancel;
+use crate::image::progress::{PullEvent, Silent};
 use crate::sys::fixture::write_script;
 
 #[test]
@@ -22,7 +24,7 @@ fn a_cancelled_pull_ends_at_once_and_leaves_nothing() {
     server.fail(&boot.digest().hex(), [Fault::Stall(5000)]);
     let host = Host::new();
     let options = options();
-    let cancel = options.cancel.clone();
+    let cancel = options.assembly.cancel.clone();
     let (error, took) = thread::scope(|scope| {
         let pulling =
             scope.spawn(|| pull(&reference(&server, "a"), &options, &host.store, &Silent));
@@ -32,7 +34,7 @@ fn a_cancelled_pull_ends_at_once_and_leaves_nothing() {
         (pulling.join().unwrap().unwrap_err(), begun.elapsed())
     });
     assert!(
-        matches!(error, PullError::Cancelled { .. }),
+        matches!(error, PullError::Assembly(AssemblyError::Cancelled { .. })),
         "{}",
         chain(&error)
     );
@@ -59,10 +61,10 @@ fn a_pull_that_waits_for_another_can_be_cancelled() {
         }
     }
     let options = options();
-    let progress = CancelWhenWaiting(options.cancel.clone());
+    let progress = CancelWhenWaiting(options.assembly.cancel.clone());
     let error = pull(&reference(&server, "a"), &options, &host.store, &progress).unwrap_err();
     assert!(
-        matches!(error, PullError::Cancelled { .. }),
+        matches!(error, PullError::Assembly(AssemblyError::Cancelled { .. })),
         "{}",
         chain(&error)
     );

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -32,6 +33,11 @@ impl Drop for RealRegistry {
 
 /// Prints why and gives none where a tool is missing.
 fn start(auth: &str) -> Option<RealRegistry> {
+    start_with("", auth)
+}
+
+/// As [`start`], with more in its `http` section.
+fn start_with(http: &str, auth: &str) -> Option<RealRegistry> {
     for tool in ["docker-registry", "skopeo", "umoci"] {
         let found = Command::new(tool).arg("--version").output();
         if !found.is_ok_and(|done| done.status.success()) {
@@ -45,7 +51,7 @@ fn start(auth: &str) -> Option<RealRegistry> {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
-        if let Some(child) = listen(dir.path(), address, auth) {
+        if let Some(child) = listen(dir.path(), address, http, auth) {
             return Some(RealRegistry {
                 dir,
                 address,
@@ -56,10 +62,10 @@ fn start(auth: &str) -> Option<RealRegistry> {
     panic!("the registry does not start");
 }
 
-fn listen(dir: &Path, address: SocketAddr, auth: &str) -> Option<Child> {
+fn listen(dir: &Path, address: SocketAddr, http: &str, auth: &str) -> Option<Child> {
     let config = format!(
         "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
-         http: {{addr: '{address}'}}\n{auth}",
+         http: {{addr: '{address}'{http}}}\n{auth}",
         dir.join("registry").display()
     );
     fs::write(dir.join("registry.yml"), config).unwrap();
@@ -240,18 +246,24 @@ fn two_processes_worth_of_pulls_fetch_each_blob_of_a_real_registry_once() {
     }
 }
 
-#[test]
-fn a_real_registry_with_passwords_is_opened_by_dockers_configuration() {
-    // User u, password p:w.
-    let auth = "auth: {htpasswd: {realm: test, path: 'PATH'}}\n";
-    let files = tempfile::tempdir().unwrap();
-    let passwords = files.path().join("htpasswd");
+/// The `auth` section of a registry for user u with password p:w.
+fn with_passwords(folder: &Path) -> String {
+    let passwords = folder.join("htpasswd");
     fs::write(
         &passwords,
         "u:$2y$04$ODcmnzkOr225Abqi2knLcOfMP4DUk9D0tnkGCEslt4oMCQe1AewAS\n",
     )
     .unwrap();
-    let auth = auth.replace("PATH", &passwords.to_string_lossy());
+    format!(
+        "auth: {{htpasswd: {{realm: test, path: '{}'}}}}\n",
+        passwords.display()
+    )
+}
+
+#[test]
+fn a_real_registry_with_passwords_is_opened_by_dockers_configuration() {
+    let files = tempfile::tempdir().unwrap();
+    let auth = with_passwords(files.path());
     let Some(registry) = start(&auth) else { return };
     registry.build("vm", &[&boot_files(1)]);
     let name = registry.push("vm", &["--dest-creds", "u:p:w"]);
@@ -273,6 +285,74 @@ fn a_real_registry_with_passwords_is_opened_by_dockers_configuration() {
             Err(PullError::Registry { source, .. }) => {
                 let unauthorized = matches!(*source, RegistryError::Unauthorized { .. });
                 assert!(unauthorized && !opens, "{source}");
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_registry_with_a_certificate_and_passwords_is_trusted_as_far_as_hosts_toml_says() {
+    let files = tempfile::tempdir().unwrap();
+    let at = |name: &str| files.path().join(name).display().to_string();
+    let request = "[req]\ndistinguished_name = dn\nprompt = no\nx509_extensions = more\n[dn]\nCN = test\n\
+        [more]\nsubjectAltName = DNS:localhost\nbasicConstraints = critical,CA:FALSE\n";
+    fs::write(at("request"), request).unwrap();
+    let openssl = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"])
+        .args(["-pkeyopt", "ec_paramgen_curve:P-256"])
+        .args(["-config", &at("request"), "-keyout", &at("key.pem")])
+        .args(["-out", &at("ca.pem")])
+        .output();
+    if !openssl.is_ok_and(|done| done.status.success()) {
+        println!("SKIPPED: openssl is not installed");
+        return;
+    }
+    let tls = format!(
+        ", tls: {{certificate: {}, key: {}}}",
+        at("ca.pem"),
+        at("key.pem")
+    );
+    let Some(registry) = start_with(&tls, &with_passwords(files.path())) else {
+        return;
+    };
+    registry.build("vm", &[&boot_files(1)]);
+    registry.push("vm", &["--dest-creds", "u:p:w"]);
+    let host = Host::new();
+    let name: Reference = "registry.invalid/some/vm:1".parse().unwrap();
+    // By an address for which it is no certificate, and by the name for which it is one.
+    let port = registry.address.port();
+    let address = format!("https://127.0.0.1:{port}");
+    let by_name = format!("https://localhost:{port}");
+    let login = json!({"auth": "dTpwOnc="});
+    let auths =
+        json!({"auths": {format!("127.0.0.1:{port}"): login, format!("localhost:{port}"): login}});
+    fs::write(at("config.json"), auths.to_string()).unwrap();
+    let folder = files.path().join("certs.d/registry.invalid");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("ca.pem"), fs::read(at("ca.pem")).unwrap()).unwrap();
+    for (server, more, opens) in [
+        (&address, "", false),
+        (&address, "ca = \"ca.pem\"", false),
+        (&address, "skip_verify = true", true),
+        (&by_name, "", false),
+        (&by_name, "ca = [\"ca.pem\"]", true),
+    ] {
+        fs::write(
+            folder.join("hosts.toml"),
+            format!("server = \"{server}\"\n{more}\n"),
+        )
+        .unwrap();
+        let options = PullOptions {
+            registry_config: Some(files.path().join("certs.d")),
+            docker_config: Some(at("config.json").into()),
+            ..options()
+        };
+        match pull(&name, &options, &host.store, &Silent) {
+            Ok(_) => assert!(opens, "{server} {more}"),
+            Err(PullError::Registry { source, .. }) => {
+                let unreachable = matches!(*source, RegistryError::Unreachable { .. });
+                assert!(unreachable && !opens, "{server} {more}: {source:?}");
             }
             Err(other) => panic!("{other:?}"),
         }

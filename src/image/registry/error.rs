@@ -40,6 +40,14 @@ pub enum RegistryError {
         #[source]
         source: reqwest::Error,
     },
+    /// The configuration leaves nobody to ask.
+    #[error("no host that is configured for registry {registry} may {what}")]
+    NoHost {
+        /// The registry.
+        registry: String,
+        /// What none of them may do.
+        what: &'static str,
+    },
     /// The registry does not have it.
     #[error("registry {registry} has no {what}")]
     NotFound {

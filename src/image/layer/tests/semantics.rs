@@ -418,7 +418,8 @@ fn a_huge_sparse_file_takes_little_space() {
     };
     // Without fsck, which would read all of the terabyte.
     let (limits, lz4) = (Limits::default(), Compression::Lz4);
-    let report = convert(&mut &tar[..], UUID, lz4, &limits, &paths).unwrap();
+    let converted = convert(&mut &tar[..], lz4, &limits, &paths).unwrap();
+    let report = converted.finish(UUID).unwrap();
     assert!(report.blob_size < 8 << 20, "{report:?}");
     let bytes = std::fs::read(&blob).unwrap();
     let fs = erofs_rs::EroFS::new(erofs_rs::backend::SliceImage::new(&bytes)).unwrap();

@@ -53,7 +53,8 @@ pub(super) fn try_make(
         kernel: &kernel,
         initrd: &initrd,
     };
-    let result = convert(&mut tar, UUID, compression, limits, &paths);
+    let result = convert(&mut tar, compression, limits, &paths);
+    let result = result.and_then(|converted| converted.finish(UUID));
     match result {
         Ok(report) => {
             assert!(tar.is_empty(), "the stream was not read to its end");

@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::sync::mpsc;
 
-use super::{PullError, PullOptions};
+use super::{AssemblyError, AssemblyOptions};
 use crate::image::blobs::{BlobStore, LayerLock, StagedLayer, StoredLayer, uuid_of};
 use crate::image::decode::{self, Chunk, Received};
 use crate::image::layer;
@@ -19,7 +19,7 @@ const MAX_POST_MORTEM: u64 = 32 << 20;
 /// What a layer's thread does.
 pub(super) struct Making<'a> {
     pub(super) image: &'a Reference,
-    pub(super) options: &'a PullOptions,
+    pub(super) options: &'a AssemblyOptions,
     pub(super) store: &'a BlobStore,
     pub(super) layer: &'a Layer,
 }
@@ -31,7 +31,7 @@ impl Making<'_> {
         chunks: mpsc::Receiver<Chunk>,
         staged: &StagedLayer,
         lock: &LayerLock,
-    ) -> Result<StoredLayer, PullError> {
+    ) -> Result<StoredLayer, AssemblyError> {
         let mut received = Received::new(chunks);
         let converted = self.convert(&mut received, staged);
         let worth_asking = self.layer.size - received.count().min(self.layer.size);
@@ -41,7 +41,7 @@ impl Making<'_> {
                 // If the layer is not what was asked for, then that is what is wrong with it.
                 match (received.finish(), converted) {
                     (Ok(actual), _) if actual != self.layer.digest => {
-                        return Err(PullError::LayerDigest {
+                        return Err(AssemblyError::LayerDigest {
                             image: self.image.to_string(),
                             layer: self.layer.digest,
                             actual,
@@ -54,7 +54,7 @@ impl Making<'_> {
             }
         };
         if diff_id != self.layer.diff_id {
-            return Err(PullError::DiffId {
+            return Err(AssemblyError::DiffId {
                 image: self.image.to_string(),
                 layer: self.layer.digest,
                 expected: self.layer.diff_id,
@@ -65,26 +65,26 @@ impl Making<'_> {
     }
 
     /// Converts the tar within `received`, and gives its digest.
-    fn convert(&self, received: &mut Received, staged: &StagedLayer) -> Result<Digest, PullError> {
+    fn convert(
+        &self,
+        received: &mut Received,
+        staged: &StagedLayer,
+    ) -> Result<Digest, AssemblyError> {
         let mut tar = decode::unwrap(received, self.layer.wrapping)
             .map_err(|source| self.undecodable(source))?;
-        layer::convert(
-            &mut tar,
-            uuid_of(&self.layer.digest),
-            self.options.compression,
-            &self.options.limits,
-            &staged.paths(),
-        )
-        .map_err(|source| PullError::Convert {
-            image: self.image.to_string(),
-            layer: self.layer.digest,
-            source: Box::new(source),
-        })?;
+        let (compression, limits) = (self.options.compression, &self.options.limits);
+        layer::convert(&mut tar, compression, limits, &staged.paths())
+            .and_then(|converted| converted.finish(uuid_of(&self.layer.digest)))
+            .map_err(|source| AssemblyError::Convert {
+                image: self.image.to_string(),
+                layer: self.layer.digest,
+                source: Box::new(source),
+            })?;
         Ok(tar.digest())
     }
 
-    fn undecodable(&self, source: io::Error) -> PullError {
-        PullError::Decode {
+    fn undecodable(&self, source: io::Error) -> AssemblyError {
+        AssemblyError::Decode {
             image: self.image.to_string(),
             layer: self.layer.digest,
             source,
