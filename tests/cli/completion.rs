@@ -37,7 +37,7 @@ fn verbs_and_flags_are_offered() {
     let cocoon = Cocoon::new();
     assert_eq!(
         offers(&cocoon, &["cocoon", "vm", "st"]),
-        ["start", "status", "stop"]
+        ["start", "stop", "status"]
     );
     assert_eq!(
         offers(&cocoon, &["cocoon", "vm", "clone", "--req"]),
