@@ -26,7 +26,7 @@ lab_a_clone_may_be_killed_at_every_step() { # 900 s
     killed killed::root_a_clone
 }
 
-lab_a_restore_may_be_killed_at_every_step() { # 1800 s
+lab_a_restore_may_be_killed_at_every_step() { # 2400 s
     killed killed::restore
 }
 
@@ -34,10 +34,10 @@ lab_verbs_of_a_vm_with_a_nic_may_be_killed_at_every_step() { # 1800 s
     killed killed::with_nic
 }
 
-lab_a_vm_process_may_be_killed_at_every_step() { # 900 s
+lab_a_vm_process_may_be_killed_at_every_step() { # 1200 s
     killed killed::vm_process
 }
 
-lab_other_verbs_may_be_killed_at_every_step() { # 1800 s
+lab_other_verbs_may_be_killed_at_every_step() { # 2700 s
     killed killed::root_an_import killed::root_a_removal killed::root_the_life killed::root_what
 }
