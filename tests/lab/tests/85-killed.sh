@@ -30,7 +30,7 @@ lab_a_restore_may_be_killed_at_every_step() { # 2400 s
     killed killed::restore
 }
 
-lab_verbs_of_a_vm_with_a_nic_may_be_killed_at_every_step() { # 1800 s
+lab_verbs_of_a_vm_with_a_nic_may_be_killed_at_every_step() { # 2700 s
     killed killed::with_nic
 }
 
