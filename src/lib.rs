@@ -5,7 +5,7 @@
 //!        │ cli      what the user typed, what the user reads
 //!        ▼
 //!       ops        one file a use case: order of steps, undo, locks
-//!        ├── image     registry → tar → EROFS blobs, boot files
+//!        ├── image     registry or archive → tar → EROFS blobs, boot files
 //!        ├── network   CNI → netns, TAP, redirect
 //!        ├── snapshot  saved VMs: manifest, archive, records
 //!        ├── console   relay, history
