@@ -95,6 +95,11 @@ pub(super) fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
     lines
 }
 
+/// A cell, which is never empty.
+pub(super) fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".into() } else { text }
+}
+
 fn row<'a>(cells: impl Iterator<Item = &'a str>, widths: &[usize]) -> String {
     let padded: Vec<_> = cells
         .zip(widths)

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Mutex;
 
 use tempfile::TempDir;
@@ -40,6 +42,37 @@ impl Host {
     pub(super) fn assert_nothing_published(&self) {
         assert_eq!(self.names("blobs"), [""; 0]);
         assert_eq!(self.names("boot"), [""; 0]);
+    }
+}
+
+/// A disk of 256 KiB, for as long as this lives.
+pub(super) struct SmallDisk {
+    dir: TempDir,
+}
+
+impl SmallDisk {
+    /// Nothing, and a line that says why, where none can be mounted.
+    pub(super) fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=256k", "none"])
+            .arg(dir.path())
+            .output();
+        if !mount.is_ok_and(|done| done.status.success()) {
+            println!("SKIPPED: a tmpfs cannot be mounted here");
+            return None;
+        }
+        Some(Self { dir })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
 }
 

@@ -9,7 +9,6 @@
 //! turns it holds its flock(2), for which nobody waits: the others go on with the old file meanwhile.
 //! A log that cannot be turned grows on: too long is better than lost.
 
-use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -98,17 +97,13 @@ impl LogFile {
 
     /// What the file is called when it is turned away.
     fn old(&self, now: Timestamp) -> PathBuf {
-        let mut name = self.part(Path::file_stem);
+        let mut name = self.path.file_stem().unwrap_or_default().to_owned();
         name.push(format!("-{}", now.strftime(STAMP)));
         if let Some(extension) = self.path.extension() {
             name.push(".");
             name.push(extension);
         }
         self.path.with_file_name(name)
-    }
-
-    fn part(&self, part: impl Fn(&Path) -> Option<&std::ffi::OsStr>) -> OsString {
-        part(&self.path).unwrap_or_default().to_owned()
     }
 
     /// Removes what is too old or too much. What cannot be removed is for the next one who turns the log.

@@ -58,7 +58,7 @@ fn row(snapshot: &SnapshotRecord) -> Vec<String> {
     let description = snapshot.description.split_whitespace();
     vec![
         snapshot.id.to_string(),
-        name.unwrap_or_else(|| "-".into()),
+        output::or_dash(name.unwrap_or_default()),
         snapshot.vm_name.to_string(),
         snapshot.config.cpu.to_string(),
         snapshot.config.memory.to_string(),

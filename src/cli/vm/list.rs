@@ -38,11 +38,7 @@ fn row(vm: &Observed) -> Vec<String> {
         config.cpu.to_string(),
         config.memory.to_string(),
         config.storage.to_string(),
-        if addresses.is_empty() {
-            "-".into()
-        } else {
-            addresses.join(",")
-        },
+        output::or_dash(addresses.join(",")),
         config.image.clone(),
         output::local_time(record.created_at),
     ]

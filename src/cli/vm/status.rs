@@ -156,13 +156,6 @@ fn row(vm: &Observed) -> Vec<String> {
         _ => None,
     };
     let addresses: Vec<_> = vm.addresses().map(|ip| ip.to_string()).collect();
-    let or_none = |text: String| {
-        if text.is_empty() {
-            "-".to_owned()
-        } else {
-            text
-        }
-    };
     vec![
         record.id.to_string(),
         record.name.to_string(),
@@ -170,7 +163,7 @@ fn row(vm: &Observed) -> Vec<String> {
         output::local_time(since.unwrap_or(record.updated_at)),
         config.cpu.to_string(),
         config.memory.to_string(),
-        or_none(addresses.join(",")),
-        or_none(record.reason.clone().unwrap_or_default()),
+        output::or_dash(addresses.join(",")),
+        output::or_dash(record.reason.clone().unwrap_or_default()),
     ]
 }

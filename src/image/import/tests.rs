@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
 use crate::image::cancel::Cancel;
-use crate::image::fixture::{Heard, Host, chain, gzip, noise, tar_of};
+use crate::image::fixture::{Heard, Host, SmallDisk, chain, gzip, noise, tar_of};
 use crate::image::manifest::Platform;
 use crate::image::progress::Silent;
 
@@ -607,23 +606,10 @@ fn progress_counts_every_byte_once() {
 
 #[test]
 fn root_a_full_disk_is_told_whatever_is_being_kept() {
-    let dir = tempfile::tempdir().unwrap();
-    let mount = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=256k", "none"])
-        .arg(dir.path())
-        .output();
-    if !mount.is_ok_and(|done| done.status.success()) {
-        println!("SKIPPED: a tmpfs cannot be mounted here");
+    let Some(disk) = SmallDisk::mount() else {
         return;
-    }
-    struct Mounted<'a>(&'a Path);
-    impl Drop for Mounted<'_> {
-        fn drop(&mut self) {
-            let _ = Command::new("umount").arg("-l").arg(self.0).status();
-        }
-    }
-    let _mounted = Mounted(dir.path());
-    let sub = |name| dir.path().join(name);
+    };
+    let sub = |name| disk.path().join(name);
     let store = BlobStore::open(sub("blobs"), sub("boot"), sub("staging")).unwrap();
     let bundle = tar_of_members(&layout(&[&root(1), &data(3)]));
     for (whole, sentence) in [(bundle, "cannot keep a copy"), (root(1), "staging/pull-")] {

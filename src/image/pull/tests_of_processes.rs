@@ -13,6 +13,7 @@ use super::fault_server::{Fault, FaultServer};
 use super::tests::*;
 use super::*;
 use crate::image::cancel::Cancel;
+use crate::image::fixture::SmallDisk;
 use crate::image::progress::{PullEvent, Silent};
 use crate::sys::fixture::write_script;
 
@@ -74,23 +75,10 @@ fn a_pull_that_waits_for_another_can_be_cancelled() {
 
 #[test]
 fn root_a_full_disk_is_told_with_the_file_that_did_not_fit() {
-    let dir = tempfile::tempdir().unwrap();
-    let mount = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=256k", "none"])
-        .arg(dir.path())
-        .output();
-    if !mount.is_ok_and(|done| done.status.success()) {
-        println!("SKIPPED: a tmpfs cannot be mounted here");
+    let Some(disk) = SmallDisk::mount() else {
         return;
-    }
-    struct Mounted<'a>(&'a Path);
-    impl Drop for Mounted<'_> {
-        fn drop(&mut self) {
-            let _ = Command::new("umount").arg("-l").arg(self.0).status();
-        }
-    }
-    let _mounted = Mounted(dir.path());
-    let sub = |name| dir.path().join(name);
+    };
+    let sub = |name| disk.path().join(name);
     let store = BlobStore::open(sub("blobs"), sub("boot"), sub("staging")).unwrap();
     let server = FaultServer::start();
     server.put_image("a", &[&boot_layer()]);

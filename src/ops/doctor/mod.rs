@@ -27,6 +27,7 @@ pub mod upgrade;
 
 use serde::Serialize;
 
+use super::vm_process::chain;
 use crate::config::Config;
 
 /// How a requirement is met.
@@ -91,13 +92,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
 
 /// An error and its sources in one line.
 fn line(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        line = format!("{line}: {error}");
-        source = error.source();
-    }
-    line
+    chain(error).join(": ")
 }
 
 #[cfg(test)]
