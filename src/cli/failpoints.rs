@@ -12,14 +12,14 @@
 
 use std::env;
 
-use super::Command;
 use crate::sys::failpoint::{self, Points};
 
-/// Arms this process.
-pub(super) fn arm(command: &Command) {
-    let prefix = match command {
-        Command::Vmm(_) => "COCOON_VM_FAILPOINT",
-        _ => "COCOON_FAILPOINT",
+/// Arms this process, a command or the process of a VM.
+pub(super) fn arm(is_vm: bool) {
+    let prefix = if is_vm {
+        "COCOON_VM_FAILPOINT"
+    } else {
+        "COCOON_FAILPOINT"
     };
     failpoint::arm(Points {
         kill: env::var(prefix).ok(),

@@ -63,20 +63,18 @@ enum Command {
     Completion(completion::CompletionArgs),
     /// Show version, engines and build
     Version(version::VersionArgs),
-    /// Run one VM; cocoon starts itself with this
-    #[command(name = "__vmm", hide = true)]
-    Vmm(vmm::VmmArgs),
 }
 
 /// Runs the command that argv asks for, with the engines that this build links.
 pub fn main(engines: &[&'static dyn Engine]) -> ExitCode {
-    completion::answer::<Cli>();
-    let cli = Cli::parse();
+    let of_vm = vmm::asked_for();
     #[cfg(feature = "failpoints")]
-    failpoints::arm(&cli.command);
-    if let Command::Vmm(args) = cli.command {
+    failpoints::arm(of_vm.is_some());
+    if let Some(args) = of_vm {
         return vmm::run(&args, engines);
     }
+    completion::answer::<Cli>();
+    let cli = Cli::parse();
     crate::sys::sigpipe::restore_default();
     match dispatch(cli, engines) {
         Ok(()) => ExitCode::SUCCESS,
@@ -103,9 +101,7 @@ fn dispatch(cli: Cli, engines: &[&'static dyn Engine]) -> Result<(), Failure> {
         Command::Snapshot(command) => snapshot::dispatch(&host, command),
         Command::Gc(args) => gc::gc(&host, &args),
         // Handled above; they need no host.
-        Command::Completion(_) | Command::Doctor(_) | Command::Version(_) | Command::Vmm(_) => {
-            Ok(())
-        }
+        Command::Completion(_) | Command::Doctor(_) | Command::Version(_) => Ok(()),
     }
 }
 

@@ -6,6 +6,8 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::Parser;
+
 use super::output;
 use crate::console::EscapeByte;
 use crate::console::relay::Session;
@@ -14,13 +16,24 @@ use crate::sys::tty;
 use crate::units::RunId;
 use crate::vmm::{Engine, logging};
 
-/// What a VM process is given.
-#[derive(Debug, clap::Args)]
+/// What cocoon calls itself by.
+const NAME: &str = "__vmm";
+
+/// Run one VM; cocoon starts itself with this.
+#[derive(Debug, clap::Parser)]
+#[command(bin_name = "cocoon __vmm")]
 pub(super) struct VmmArgs {
     /// The VM's specification
     spec: PathBuf,
     /// The run that it begins; none by hand
     run: Option<RunId>,
+}
+
+/// What argv says, if this is to be the process of a VM. It is a command line of its own: to build all the others
+/// would be a tenth of what a clone takes.
+pub(super) fn asked_for() -> Option<VmmArgs> {
+    let mut words = std::env::args_os().skip(1).peekable();
+    (words.peek()? == NAME).then(|| VmmArgs::parse_from(words))
 }
 
 /// Runs one VM to its end.
