@@ -167,6 +167,7 @@ impl Run<'_> {
             plugin: self.plugin.to_owned(),
             source,
         };
+        let begun = Instant::now();
         let mut child = self.spawn(&program).map_err(failed)?;
         let mut stdout = Vec::new();
         let mut stderr = Vec::new();
@@ -174,6 +175,13 @@ impl Run<'_> {
         if !matches!(watched, Ok(Ending::Exited(_))) {
             kill_group(&mut child);
         }
+        tracing::debug!(
+            plugin = self.plugin,
+            verb = %self.verb,
+            ifname = self.ifname,
+            milliseconds = begun.elapsed().as_secs_f64() * 1000.0,
+            "a CNI plugin has ended"
+        );
         let (plugin, ifname) = (self.plugin.to_owned(), self.ifname.to_owned());
         let (verb, limit) = (self.verb, self.limit);
         match watched.map_err(failed)? {
