@@ -11,6 +11,11 @@ def budget:
         if .engine != "micro" and .restore then {most: (.restore * 1.5), says: "<= 1.5 x its restore"}
         elif .engine == "micro" and .where == "native" then {most: 10, says: "<= 10 ms"}
         else null end
+    elif .figure == "version" then {most: 3, says: "<= 3 ms"}
+    elif .figure == "list, 1000 VMs" then {most: 5, says: "<= 5 ms"}
+    elif .figure == "pull" and .engine == "cocoon" then {most: (if .peer then .peer / 2 else null end), says: "<= half its peer"}
+    elif .figure == "run-share, 0 NICs" and .where == "native" then {most: 30, says: "<= 30 ms"}
+    elif .figure == "run-share, 1 NICs" and .where == "native" then {most: 40, says: "<= 40 ms"}
     elif .figure == "64-clones-wall" and .single then {most: (.single * 25), says: "<= 25 x one"}
     elif .engine != "micro" then null
     elif .figure == "beyond-ram" then {most: 5120, says: "<= 5 MiB"}
@@ -45,11 +50,16 @@ map(.value |= thousandth)
     | . + {budget: budget}
     | . + {met: (if .budget.most then .median <= .budget.most else null end), budget: .budget.says}
     | del(.peer, .restore, .single))
-| sort_by((.where | rank(["native", "lab"])), (.guest | rank(["counter", "idle", "linux", "tiny"])),
-    (.figure | rank(["boot", "restore", "restore-call", "pause", "halted", "beyond-ram",
-        "beyond-ram-anonymous", "disk-read", "disk-write", "tcp-in", "tcp-out", "save-halted",
+| sort_by((.where | rank(["native", "lab"])), (.guest | rank(["host", "debian12", "counter", "idle", "linux", "tiny"])),
+    (.figure | rank(["version", "list, 1000 VMs", "list, 10000 VMs", "pull", "pull-memory", "boot", "restore", "restore-call", "pause", "halted", "beyond-ram",
+        "beyond-ram-anonymous", "disk-read", "disk-write", "tcp-in", "tcp-out", "run-share, 0 NICs", "run-share, 1 NICs",
+        "1-runs-wall", "1-runs-p50", "1-runs-p99", "16-runs-wall", "16-runs-p50", "16-runs-p99",
+        "64-runs-wall", "64-runs-p50", "64-runs-p99", "save-halted",
         "clone-running, 0 NICs", "clone-running, 1 NICs", "clone-identity, 0 NICs", "clone-identity, 1 NICs",
-        "clone-exec, 0 NICs", "clone-exec, 1 NICs", "clone-memory"])),
-    .mib, (.engine | rank(["micro", "cloud-hypervisor"])))
+        "clone-exec, 0 NICs", "clone-exec, 1 NICs",
+        "1-clones-wall", "1-clones-p50", "1-clones-p99", "4-clones-wall", "4-clones-p50", "4-clones-p99",
+        "16-clones-wall", "16-clones-p50", "16-clones-p99", "64-clones-wall", "64-clones-p50", "64-clones-p99",
+        "clone-memory"])),
+    .mib, (.engine | rank(["cocoon", "micro", "cloud-hypervisor"])))
 | {date: $date, revision: $revision, host: {cpu: $cpu, cpus: ($cpus | tonumber), kernel: $kernel, load: ($load | tonumber)},
     skipped: ($skipped | split("\n") | map(select(. != "") | sub("^SKIPPED: "; ""))), figures: .}

@@ -10,7 +10,7 @@ def number:
         | "\($n / 100 | floor).\($n % 100 | tostring | if length < 2 then "0" + . else . end)"
     end;
 
-def row: (.[0] | left(7)) + (.[1] | left(8)) + (.[2] | left(33)) + (.[3] | left(18)) +
+def row: (.[0] | left(7)) + (.[1] | left(9)) + (.[2] | left(33)) + (.[3] | left(18)) +
     (.[4:9] | map(right(9)) | add) + (.[9] | right(7)) + "  " + .[10];
 
 "engines at \(.revision), on \(.host.cpus) x \(.host.cpu), Linux \(.host.kernel), with a load of \(.host.load // "?")",
@@ -18,7 +18,7 @@ def row: (.[0] | left(7)) + (.[1] | left(8)) + (.[2] | left(33)) + (.[3] | left(
 "",
 (["where", "guest", "figure", "engine", "min", "median", "max", "unit", "n", "ratio", "budget"] | row),
 (.figures[]
-    | [.where, .guest, "\(.figure), \(.mib) MiB", .engine, (.min, .median, .max | number), .unit, (.n | tostring),
+    | [.where, .guest, (if .mib > 0 then "\(.figure), \(.mib) MiB" else .figure end), .engine, (.min, .median, .max | number), .unit, (.n | tostring),
        (.ratio | number), (if .budget then "\(.budget): \(if .met then "met" elif .met == null then "no peer" else "MISSED" end)" else "" end)]
     | row),
 "",
