@@ -3,25 +3,14 @@
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::counter::{Counter, SHAPE, kernel};
+use crate::support::counter::{Counter, SHAPE, root_tar};
 use crate::support::{Cocoon, is_empty, stderr, stdout};
 
-/// The tar of a root file system that boots.
-fn root_tar() -> Vec<u8> {
-    let mut tar = tar::Builder::new(Vec::new());
-    for (path, body) in [
-        ("boot/vmlinuz-1", kernel()),
-        ("boot/initrd.img-1", vec![7; 4096]),
-        ("etc/hostname", b"imported\n".to_vec()),
-    ] {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(body.len() as u64);
-        header.set_mode(0o644);
-        tar.append_data(&mut header, path, &body[..]).unwrap();
-    }
-    tar.into_inner().unwrap()
+/// The image that is imported.
+fn imported() -> Vec<u8> {
+    root_tar("imported\n")
 }
 
 impl Cocoon {
@@ -34,12 +23,6 @@ impl Cocoon {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap()
-    }
-
-    fn json(&self, args: &[&str]) -> Value {
-        let output = self.run(args);
-        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// Nothing of an import is left but locks.
@@ -58,7 +41,7 @@ impl Cocoon {
 fn an_imported_image_is_listed_inspected_and_removed_as_any_other() {
     let cocoon = Cocoon::new();
     let path = cocoon.root.path().join("vm.tar");
-    std::fs::write(&path, root_tar()).unwrap();
+    std::fs::write(&path, imported()).unwrap();
     let path = path.to_str().unwrap();
     let image = cocoon.json(&["image", "import", "vm:1", path, "-o", "json"]);
     assert_eq!(image["name"], "docker.io/library/vm:1");
@@ -68,7 +51,7 @@ fn an_imported_image_is_listed_inspected_and_removed_as_any_other() {
 
     let mut child = cocoon.importing();
     let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(&root_tar()).unwrap();
+    stdin.write_all(&imported()).unwrap();
     drop(stdin);
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
@@ -137,7 +120,7 @@ fn what_cannot_be_imported_is_told_with_a_hint() {
 /// Feeds an import all but the end, which it then waits for.
 fn half_fed(cocoon: &Cocoon) -> Child {
     let mut child = cocoon.importing();
-    let tar = root_tar();
+    let tar = imported();
     let (most, _) = tar.split_at(tar.len() - 1024);
     child.stdin.as_mut().unwrap().write_all(most).unwrap();
     child
@@ -206,7 +189,7 @@ fn root_a_vm_boots_what_was_imported() {
         return;
     };
     let path = counter.cocoon.root.path().join("vm.tar");
-    std::fs::write(&path, root_tar()).unwrap();
+    std::fs::write(&path, imported()).unwrap();
     let image = [
         "image",
         "import",

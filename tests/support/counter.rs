@@ -42,18 +42,23 @@ impl Counter {
 
     /// As [`Counter::run`], with so many NICs, and with `env` for each of its commands.
     pub(crate) fn run_with(nics: u16, env: Vec<(&'static str, PathBuf)>) -> Option<Self> {
-        if !runs_here() {
-            return None;
-        }
-        let cocoon = Cocoon::new();
-        install(&cocoon);
-        let counter = Self { cocoon, env };
+        let counter = Self::idle(env)?;
         let mut run = vec!["vm", "run", "--name", "counter"];
         let nics = nics.to_string();
         run.extend(SHAPE.iter().chain(&["--nics", &nics, "counter"]));
         counter.ok(&run);
         counter.goes_on();
         Some(counter)
+    }
+
+    /// As [`Counter::run_with`], but without the VM.
+    pub(crate) fn idle(env: Vec<(&'static str, PathBuf)>) -> Option<Self> {
+        if !runs_here() {
+            return None;
+        }
+        let cocoon = Cocoon::new();
+        install(&cocoon);
+        Some(Self { cocoon, env })
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> std::process::Command {
@@ -176,8 +181,29 @@ pub(crate) fn runs_here() -> bool {
 }
 
 /// A kernel that counts.
-pub(crate) fn kernel() -> Vec<u8> {
+fn kernel() -> Vec<u8> {
     payload::elf(payload::FOREVER)
+}
+
+/// The tar of a root file system that boots it.
+pub(crate) fn root_tar(hostname: &str) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, body) in root_files(hostname) {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(body.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, path, &body[..]).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+/// The files of such a root file system.
+pub(crate) fn root_files(hostname: &str) -> [(&'static str, Vec<u8>); 3] {
+    [
+        ("boot/vmlinuz-1", kernel()),
+        ("boot/initrd.img-1", vec![7; 4096]),
+        ("etc/hostname", hostname.as_bytes().to_vec()),
+    ]
 }
 
 /// Puts an image with the counting kernel into the store.

@@ -4,7 +4,9 @@ pub(crate) mod counter;
 pub(crate) mod hear;
 #[cfg(feature = "failpoints")]
 pub(crate) mod left;
+pub(crate) mod network;
 pub(crate) mod private;
+pub(crate) mod registry;
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -39,6 +41,17 @@ impl Cocoon {
 
     pub(crate) fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
+    }
+
+    /// Runs the program, which must succeed; returns what it writes.
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+        stdout(&output)
+    }
+
+    pub(crate) fn json(&self, args: &[&str]) -> serde_json::Value {
+        serde_json::from_str(&self.ok(args)).unwrap()
     }
 
     pub(crate) fn file(&self, name: &str, content: &str) -> String {

@@ -1,158 +1,42 @@
 //! Pulls from Debian's `docker-registry`, into which skopeo has pushed what umoci has made.
 
-use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+#[path = "../../../tests/support/registry.rs"]
+mod registry;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tempfile::TempDir;
 
+use self::registry::Registry;
 use super::tests::{Host, noise, options};
 use super::*;
 use crate::image::progress::Silent;
 
-/// How long the registry may take to listen; it takes some 100 ms on an idle machine.
-const START_LIMIT: Duration = Duration::from_secs(30);
-
-/// A registry of this test's own, on a port of its own.
-struct RealRegistry {
-    dir: TempDir,
-    address: SocketAddr,
-    child: Child,
-}
-
-impl Drop for RealRegistry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Prints why and gives none where a tool is missing.
-fn start(auth: &str) -> Option<RealRegistry> {
+fn start(auth: &str) -> Option<Registry> {
     start_with("", auth)
 }
 
-/// As [`start`], with more in its `http` section.
-fn start_with(http: &str, auth: &str) -> Option<RealRegistry> {
-    for tool in ["docker-registry", "skopeo", "umoci"] {
-        let found = Command::new(tool).arg("--version").output();
-        if !found.is_ok_and(|done| done.status.success()) {
-            println!("SKIPPED: {tool} is not installed");
-            return None;
-        }
-    }
-    let dir = tempfile::tempdir().unwrap();
-    // Someone else may take the port in between: then the registry ends, and another is tried.
-    for _ in 0..5 {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
-        if let Some(child) = listen(dir.path(), address, http, auth) {
-            return Some(RealRegistry {
-                dir,
-                address,
-                child,
-            });
-        }
-    }
-    panic!("the registry does not start");
+/// Prints why and gives none where a tool is missing.
+fn start_with(http: &str, auth: &str) -> Option<Registry> {
+    Registry::start(http, auth)
+        .map_err(|why| println!("SKIPPED: {why}"))
+        .ok()
 }
 
-fn listen(dir: &Path, address: SocketAddr, http: &str, auth: &str) -> Option<Child> {
-    let config = format!(
-        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
-         http: {{addr: '{address}'{http}}}\n{auth}",
-        dir.join("registry").display()
-    );
-    fs::write(dir.join("registry.yml"), config).unwrap();
-    let log = File::create(dir.join("registry.log")).unwrap();
-    let mut child = Command::new("docker-registry")
-        .arg("serve")
-        .arg(dir.join("registry.yml"))
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
-    let begun = Instant::now();
-    while begun.elapsed() < START_LIMIT {
-        if TcpStream::connect(address).is_ok() {
-            return Some(child);
-        }
-        if child.try_wait().unwrap().is_some() {
-            return None;
-        }
-        // A program of someone else's gives no sign but its open port.
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let _ = child.kill();
-    let _ = child.wait();
-    None
+fn push(registry: &Registry, tag: &str, flags: &[&str]) -> Reference {
+    registry.push(tag, flags).parse().unwrap()
 }
 
-fn run(command: &mut Command) {
-    let done = command.output().unwrap();
-    let told = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{command:?}: {told}");
-}
-
-impl RealRegistry {
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// Makes an image `tag` of these tars, bottom first, in an OCI layout.
-    fn build(&self, tag: &str, layers: &[&[(&str, Vec<u8>)]]) {
-        let layout = self.path("layout");
-        if !layout.exists() {
-            run(Command::new("umoci")
-                .arg("init")
-                .arg("--layout")
-                .arg(&layout));
-        }
-        let image = format!("{}:{tag}", layout.display());
-        run(Command::new("umoci").args(["new", "--image", &image]));
-        for files in layers {
-            let tar = self.path("layer.tar");
-            let mut builder = tar::Builder::new(File::create(&tar).unwrap());
-            for (path, content) in *files {
-                let mut header = tar::Header::new_gnu();
-                header.set_size(content.len() as u64);
-                header.set_mode(0o644);
-                builder
-                    .append_data(&mut header, path, &content[..])
-                    .unwrap();
-            }
-            builder.into_inner().unwrap().sync_all().unwrap();
-            run(Command::new("umoci")
-                .args(["raw", "add-layer", "--image", &image])
-                .arg(&tar));
-        }
-    }
-
-    /// Pushes `tag` of the layout under the name `tag`.
-    fn push(&self, tag: &str, flags: &[&str]) -> Reference {
-        let source = format!("oci:{}:{tag}", self.path("layout").display());
-        let target = format!("docker://{}/some/{tag}:1", self.address);
-        run(Command::new("skopeo")
-            .args(["--insecure-policy", "copy", "--dest-tls-verify=false"])
-            .args(flags)
-            .args([source, target]));
-        format!("{}/some/{tag}:1", self.address).parse().unwrap()
-    }
-
-    /// The requests for blobs of this digest, by the registry's own access log.
-    fn blob_requests(&self, digest: &Digest) -> usize {
-        let log = fs::read_to_string(self.path("registry.log")).unwrap();
-        let request = format!("/blobs/{digest} ");
-        let ours = log.lines().filter(|line| line.contains("cocoon/"));
-        ours.filter(|line| line.contains("GET") && line.contains(&request))
-            .count()
-    }
+/// The requests for blobs of this digest, by the registry's own access log.
+fn blob_requests(registry: &Registry, digest: &Digest) -> usize {
+    let log = fs::read_to_string(registry.path("registry.log")).unwrap();
+    let request = format!("/blobs/{digest} ");
+    let ours = log.lines().filter(|line| line.contains("cocoon/"));
+    ours.filter(|line| line.contains("GET") && line.contains(&request))
+        .count()
 }
 
 fn boot_files(seed: u64) -> Vec<(&'static str, Vec<u8>)> {
@@ -184,7 +68,7 @@ fn images_are_pulled_from_a_real_registry_whatever_their_format() {
             &tag,
             &[&boot_files(seed), &[("etc/x", noise(seed + 2, 200_000))]],
         );
-        let name = registry.push(&tag, flags);
+        let name = push(&registry, &tag, flags);
         let host = Host::new();
         let image = pull(&name, &options(), &host.store, &Silent).unwrap();
         host.assert_nothing_staged();
@@ -201,7 +85,7 @@ fn a_layer_of_two_images_is_fetched_once_and_a_second_pull_fetches_none() {
     let Some(registry) = start("") else { return };
     registry.build("one", &[&boot_files(1), &[("etc/x", noise(3, 200_000))]]);
     registry.build("two", &[&boot_files(1), &[("etc/x", noise(4, 200_000))]]);
-    let (one, two) = (registry.push("one", &[]), registry.push("two", &[]));
+    let (one, two) = (push(&registry, "one", &[]), push(&registry, "two", &[]));
     let host = Host::new();
     let first = pull(&one, &options(), &host.store, &Silent).unwrap();
     let second = pull(&two, &options(), &host.store, &Silent).unwrap();
@@ -210,7 +94,7 @@ fn a_layer_of_two_images_is_fetched_once_and_a_second_pull_fetches_none() {
     let again = pull(&one, &options(), &host.store, &Silent).unwrap();
     assert!(again.was_up_to_date());
     for layer in first.layers.iter().chain(&second.layers) {
-        assert_eq!(registry.blob_requests(&layer.digest), 1);
+        assert_eq!(blob_requests(&registry, &layer.digest), 1);
     }
 }
 
@@ -225,7 +109,7 @@ fn two_processes_worth_of_pulls_fetch_each_blob_of_a_real_registry_once() {
             &[("b", noise(4, 300_000))],
         ],
     );
-    let name = registry.push("vm", &[]);
+    let name = push(&registry, "vm", &[]);
     let host = Host::new();
     let images = thread::scope(|scope| {
         let pulls: Vec<_> = (0..2)
@@ -237,7 +121,7 @@ fn two_processes_worth_of_pulls_fetch_each_blob_of_a_real_registry_once() {
     host.assert_nothing_staged();
     assert_eq!(images[0].manifest_digest, images[1].manifest_digest);
     for (one, two) in images[0].layers.iter().zip(&images[1].layers) {
-        assert_eq!(registry.blob_requests(&one.digest), 1);
+        assert_eq!(blob_requests(&registry, &one.digest), 1);
         assert!(
             one.cached != two.cached,
             "exactly one of two pulls made {}",
@@ -266,7 +150,7 @@ fn a_real_registry_with_passwords_is_opened_by_dockers_configuration() {
     let auth = with_passwords(files.path());
     let Some(registry) = start(&auth) else { return };
     registry.build("vm", &[&boot_files(1)]);
-    let name = registry.push("vm", &["--dest-creds", "u:p:w"]);
+    let name = push(&registry, "vm", &["--dest-creds", "u:p:w"]);
     let host = Host::new();
     for (login, opens) in [
         (None, false),
@@ -317,7 +201,7 @@ fn a_registry_with_a_certificate_and_passwords_is_trusted_as_far_as_hosts_toml_s
         return;
     };
     registry.build("vm", &[&boot_files(1)]);
-    registry.push("vm", &["--dest-creds", "u:p:w"]);
+    push(&registry, "vm", &["--dest-creds", "u:p:w"]);
     let host = Host::new();
     let name: Reference = "registry.invalid/some/vm:1".parse().unwrap();
     // By an address for which it is no certificate, and by the name for which it is one.

@@ -1,28 +1,23 @@
 //! The same with a NIC, by Debian's CNI plugins, in a network and mount namespace of the test's own.
 
-use std::fs;
-use std::path::Path;
-
-use serde_json::json;
+use std::path::{Path, PathBuf};
 
 use super::{Verb, kill_at_every_step, nothing};
 use crate::support::counter::{Counter, SHAPE};
 use crate::support::left;
+use crate::support::network::{PLUGINS, has_plugins, write_conflist};
 use crate::support::private::{NETNS, in_private_host};
-
-/// Where Debian's containernetworking-plugins are.
-const PLUGINS: &str = "/usr/lib/cni";
 
 /// A VM with a NIC, and the address leases of its host.
 struct Host {
     counter: Counter,
-    dir: tempfile::TempDir,
+    leases: PathBuf,
+    _dir: tempfile::TempDir,
 }
 
 /// Runs `test` on a host of its own: what it starts is there, too. Or says why not.
 fn on_a_host(test: impl FnOnce(&Host) + Send) {
-    if !Path::new(PLUGINS).join("bridge").exists() {
-        println!("SKIPPED: no CNI plugins in {PLUGINS}");
+    if !has_plugins() {
         return;
     }
     in_private_host(|| {
@@ -35,23 +30,17 @@ fn on_a_host(test: impl FnOnce(&Host) + Send) {
 impl Host {
     fn new() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let list = json!({
-            "cniVersion": "1.0.0", "name": "test",
-            "plugins": [{
-                "type": "bridge", "bridge": "cni-test", "isGateway": true,
-                "ipam": {
-                    "type": "host-local", "dataDir": dir.path().join("leases"),
-                    "ranges": [[{"subnet": "10.78.0.0/16"}]],
-                },
-            }],
-        });
-        fs::write(dir.path().join("test.conflist"), list.to_string()).unwrap();
+        let leases = write_conflist(dir.path(), "test");
         let env = vec![
             ("COCOON_CNI_BIN_DIR", PLUGINS.into()),
             ("COCOON_CNI_CONF_DIR", dir.path().to_owned()),
         ];
         let counter = Counter::run_with(1, env)?;
-        Some(Self { counter, dir })
+        Some(Self {
+            counter,
+            leases,
+            _dir: dir,
+        })
     }
 
     /// Asserts that each VM has its namespace and its lease, and nobody else has.
@@ -62,7 +51,7 @@ impl Host {
         namespaces.sort();
         let found: Vec<_> = left::names(Path::new(NETNS)).into_iter().collect();
         assert_eq!(found, namespaces, "namespaces");
-        let leases = left::names(&self.dir.path().join("leases/test"));
+        let leases = left::names(&self.leases);
         let leases = leases.iter().filter(|name| name.starts_with("10."));
         assert_eq!(leases.count(), vms.len(), "leases");
     }
