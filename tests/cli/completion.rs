@@ -62,7 +62,7 @@ fn names_are_those_of_the_root_folder_that_is_meant() {
 }
 
 #[test]
-fn each_shell_gets_a_script() {
+fn completion_prints_a_script_for_bash_zsh_fish_and_powershell() {
     let cocoon = Cocoon::new();
     for shell in ["bash", "zsh", "fish", "powershell"] {
         let output = cocoon.run(&["completion", shell]);

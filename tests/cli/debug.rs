@@ -162,15 +162,18 @@ fn nothing_is_made_and_no_network_asked_for() {
 }
 
 #[test]
-fn the_flags_for_debugging_change_what_they_say() {
+fn the_debug_only_flags_max_cpu_balloon_and_cow_and_the_vm_flags_change_what_they_say() {
     let desk = Desk::new();
     for (args, part) in [
-        (&["--max-cpu", "5"][..], "\"max\": 5\n"),
+        (&[][..], "\"max\": 8\n"),
+        (&["--max-cpu", "5"], "\"max\": 5\n"),
         (&["--cpu", "9"], "\"max\": 9\n"),
         (&["--balloon", "16"], "\"balloon\": 16777216\n"),
         (&["--balloon", "0"], "\"balloon\": 268435456\n"),
         (&["--memory", "128M"], "\"balloon\": null\n"),
         (&["--name", "web"], "/debug-web/spec.json <<'COCOON'\n"),
+        (&["--name", "web"], "/debug-web/cow.raw ]; then\n"),
+        (&["--cow", "/mine.raw"], "[ ! -e /mine.raw ]; then\n"),
     ] {
         let mut all = vec!["vm", "debug", "--engine", "micro", "--hugepages", "off"];
         all.extend(args);

@@ -10,5 +10,6 @@ mod killed;
 mod log;
 mod mistakes;
 mod output;
+mod seed;
 mod snapshot;
 mod status;
