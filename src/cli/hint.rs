@@ -11,7 +11,9 @@ use crate::image::fetch::FetchError;
 use crate::image::import::Reason;
 use crate::image::layer::LayerError;
 use crate::image::pull::PullError;
+use crate::image::records::ImageRecordError;
 use crate::image::registry::RegistryError;
+use crate::network::NetworkError;
 use crate::network::conflist::ConflistError;
 use crate::network::plugin::PluginError;
 use crate::ops;
@@ -28,6 +30,10 @@ use crate::vmm::client::ClientError;
 const DISK_FULL: &str =
     "the disk is full: free some space, for example by cocoon gc, and try again";
 const MAKE_VM_IMAGE: &str = "os-image/README.md tells how to make a VM image of any Linux";
+const IMAGES: &str =
+    "cocoon image list shows what is here; cocoon image pull IMAGE fetches an image";
+const INSTALL_PLUGINS: &str = "install the CNI plugins: cocoon doctor --upgrade; or apt-get install \
+    containernetworking-plugins, and --cni-bin-dir /usr/lib/cni";
 const AS_ROOT: &str = "run cocoon as root, for example by sudo";
 
 /// The hint for a failure: the system's own troubles first, wherever in the chain they stand.
@@ -114,6 +120,8 @@ fn operation(error: &ops::Error) -> Option<String> {
                 "stop it first: cocoon vm stop {name}; or: cocoon vm rm --force {name}"
             ));
         }
+        Error::BadRequest { what, given, .. } => return with_unit(what, given),
+        Error::BelowSaved { what, .. } => return Some(format!("leave {what} out to have that")),
         Error::NotRunning(name) => return Some(format!("start it: cocoon vm start {name}")),
         Error::WrongState {
             name,
@@ -158,9 +166,10 @@ fn operation(error: &ops::Error) -> Option<String> {
         }
         Error::OtherCpu { .. } => "clone it on a host with such a processor",
         Error::Kvm(error) => kvm(error),
-        Error::Image(_) => {
-            "cocoon image list shows what is here; cocoon image pull IMAGE fetches an image"
+        Error::Image(ImageRecordError::NotFound { near, .. }) => {
+            return Some(meant(near.as_deref(), IMAGES));
         }
+        Error::Image(_) => IMAGES,
         Error::Record(error) => return record(error),
         Error::Snapshot(error) => return snapshot(error),
         Error::SnapshotState { snapshot, .. } => {
@@ -190,24 +199,36 @@ fn operation(error: &ops::Error) -> Option<String> {
                 .unwrap_or_default();
             return Some(format!("{first}cocoon gc removes what was left behind"));
         }
-        error => return links(error).find_map(plugin).map(str::to_owned),
+        Error::Network(NetworkError::Plugin(PluginError::Missing { .. })) => INSTALL_PLUGINS,
+        _ => return None,
     };
     Some(hint.to_owned())
 }
 
-fn plugin(error: &(dyn StdError + 'static)) -> Option<&'static str> {
-    match error.downcast_ref::<PluginError>()? {
-        PluginError::Missing { .. } => Some(
-            "install the CNI plugins: cocoon doctor --upgrade; or apt-get install containernetworking-plugins, and --cni-bin-dir /usr/lib/cni",
-        ),
-        _ => None,
+/// A size that somebody wrote without a unit, with the unit that was meant.
+fn with_unit(what: &str, given: &str) -> Option<String> {
+    let number: u64 = match given.strip_suffix("KiB") {
+        Some(kibibytes) => kibibytes.parse::<u64>().ok()? * 1024,
+        None => given.strip_suffix('B')?.parse().ok()?,
+    };
+    let unit = if number < 64 { 'G' } else { 'M' };
+    (number > 0).then(|| format!("a number alone is bytes: write {what} {number}{unit}"))
+}
+
+/// What a word that is nothing's may have meant, and where to look.
+fn meant(near: Option<&str>, look: &str) -> String {
+    match near {
+        Some(name) => format!("is it {name}? {look}"),
+        None => look.to_owned(),
     }
 }
 
 fn record(error: &RecordError) -> Option<String> {
     match error {
         RecordError::Database(_) => None,
-        RecordError::NotFound(_) => Some("cocoon vm list shows all VMs".into()),
+        RecordError::NotFound { near, .. } => {
+            Some(meant(near.as_deref(), "cocoon vm list shows all VMs"))
+        }
         RecordError::Ambiguous { .. } => Some("give more digits of the id, or the name".into()),
         RecordError::NameTaken { name, .. } => Some(format!(
             "choose another --name, or remove that VM: cocoon vm rm {name}"
@@ -218,7 +239,10 @@ fn record(error: &RecordError) -> Option<String> {
 fn snapshot(error: &SnapshotRecordError) -> Option<String> {
     match error {
         SnapshotRecordError::Database(_) => None,
-        SnapshotRecordError::NotFound(_) => Some("cocoon snapshot list shows all snapshots".into()),
+        SnapshotRecordError::NotFound { near, .. } => Some(meant(
+            near.as_deref(),
+            "cocoon snapshot list shows all snapshots",
+        )),
         SnapshotRecordError::Ambiguous { .. } => {
             Some("give more digits of the id, or the name".into())
         }

@@ -15,6 +15,7 @@ mod error;
 mod failpoints;
 mod gc;
 mod global;
+mod habits;
 mod hint;
 mod image;
 mod log;
@@ -27,7 +28,7 @@ mod vmm;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::ops::Host;
 use crate::vmm::Engine;
@@ -74,12 +75,17 @@ pub fn main(engines: &[&'static dyn Engine]) -> ExitCode {
         return vmm::run(&args, engines);
     }
     completion::answer::<Cli>();
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| habits::with_tip(error, &command()).exit());
     crate::sys::sigpipe::restore_default();
     match dispatch(cli, engines) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// The definition of the command line, from which the man pages are made.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 fn dispatch(cli: Cli, engines: &[&'static dyn Engine]) -> Result<(), Failure> {
@@ -108,7 +114,6 @@ fn dispatch(cli: Cli, engines: &[&'static dyn Engine]) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn no_arguments_quarrel() {

@@ -52,8 +52,13 @@ pub enum ImageRecordError {
     #[error(transparent)]
     Database(#[from] DatabaseError),
     /// There is no such image on this host.
-    #[error("there is no image {0:?} on this host")]
-    NotFound(String),
+    #[error("there is no image {reference:?} on this host")]
+    NotFound {
+        /// What was asked for.
+        reference: String,
+        /// The name that is most like it.
+        near: Option<String>,
+    },
     /// Several digests begin with the text.
     #[error("{reference:?} fits several images: {}", candidates.join(", "))]
     Ambiguous {
@@ -148,10 +153,16 @@ pub fn resolve(
     if let Some(image) = normalised.map(|name| get(tx, name)).transpose()?.flatten() {
         return Ok(image);
     }
-    let not_found = || ImageRecordError::NotFound(typed.to_owned());
+    let not_found = || -> Result<ImageRecordError, DatabaseError> {
+        let names = list(tx)?.into_iter().map(|image| image.name);
+        Ok(ImageRecordError::NotFound {
+            reference: typed.to_owned(),
+            near: normalised.and_then(|name| rows::most_like(typed, name, names)),
+        })
+    };
     let hex = typed.strip_prefix("sha256:").unwrap_or(typed);
     if hex.len() < SHORTEST_DIGEST || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(not_found());
+        return Err(not_found()?);
     }
     let mut found: Vec<_> = list(tx)?
         .into_iter()
@@ -165,7 +176,7 @@ pub fn resolve(
         });
     }
     if found.is_empty() {
-        Err(not_found())
+        Err(not_found()?)
     } else {
         Ok(found.swap_remove(0))
     }

@@ -83,7 +83,7 @@ impl Source {
         let record = host.database()?.read(|tx| snapshots::get(tx, id))?;
         let usable = |record: &SnapshotRecord| record.state == SnapshotState::Ready;
         if !record.as_ref().is_some_and(usable) {
-            let gone = snapshots::SnapshotRecordError::NotFound(reference.to_owned());
+            let gone = snapshots::SnapshotRecordError::gone(reference);
             return Err(gone.into());
         }
         let folder = host.layout.snapshot(id).folder();

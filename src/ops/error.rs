@@ -47,6 +47,12 @@ pub enum Error {
         rule: String,
         given: String,
     },
+    #[error("{what} must be at least what was saved, {saved}, not {given}")]
+    BelowSaved {
+        what: &'static str,
+        saved: String,
+        given: String,
+    },
     #[error("VM {name} is {state}")]
     WrongState { name: VmName, state: VmState },
     #[error("VM {0} is running")]

@@ -208,9 +208,9 @@ where
     T: Ord + std::fmt::Display,
 {
     if wanted < least {
-        return Err(Error::BadRequest {
+        return Err(Error::BelowSaved {
             what,
-            rule: format!("at least what was saved, {least}"),
+            saved: least.to_string(),
             given: wanted.to_string(),
         });
     }

@@ -90,7 +90,7 @@ pub fn remove(host: &Host, typed: &[String]) -> Result<Vec<Removed>, Error> {
         for typed in typed {
             let name = match resolve(tx, typed) {
                 // The same name given twice is removed once.
-                Err(ImageRecordError::NotFound(_))
+                Err(ImageRecordError::NotFound { .. })
                     if removed.iter().any(|done| same(&done.name, typed)) =>
                 {
                     continue;

@@ -70,7 +70,7 @@ pub fn get(host: &Host, id: VmId) -> Result<Observed, Error> {
     let (record, network) = host
         .database()?
         .read(|tx| Ok::<_, Error>((records::get(tx, id)?, network::records::get(tx, id)?)))?;
-    let record = record.ok_or_else(|| records::RecordError::NotFound(id.to_string()))?;
+    let record = record.ok_or_else(|| records::RecordError::gone(id))?;
     Ok(Observed {
         record: observe(host, record)?,
         network,

@@ -30,7 +30,7 @@ pub fn list_of_vm(host: &Host, reference: &str) -> Result<Vec<SnapshotRecord>, E
     let mut found = list(host)?;
     let vm: VmId = match host.resolve(reference) {
         Ok(vm) => vm,
-        Err(error @ Error::Record(RecordError::NotFound(_))) => {
+        Err(error @ Error::Record(RecordError::NotFound { .. })) => {
             let is_meant = |snapshot: &&SnapshotRecord| {
                 snapshot.vm.to_string() == reference || snapshot.vm_name.as_str() == reference
             };
@@ -70,7 +70,7 @@ pub fn resolve_all<'a>(
 /// There is none with this id any more, or the database failed.
 pub fn get(host: &Host, id: SnapshotId) -> Result<SnapshotRecord, Error> {
     let found = host.database()?.read(|tx| records::get(tx, id))?;
-    Ok(found.ok_or_else(|| SnapshotRecordError::NotFound(id.to_string()))?)
+    Ok(found.ok_or_else(|| SnapshotRecordError::gone(id))?)
 }
 
 /// Keeps a snapshot from being removed while its files are opened or copied.

@@ -116,8 +116,13 @@ pub enum SnapshotRecordError {
         holder: SnapshotId,
     },
     /// There is no such snapshot.
-    #[error("no snapshot is called {0:?}, and no id begins with it")]
-    NotFound(String),
+    #[error("no snapshot is called {reference:?}, and no id begins with it")]
+    NotFound {
+        /// What was asked for.
+        reference: String,
+        /// The name that is most like it.
+        near: Option<String>,
+    },
     /// Several ids begin with the text.
     #[error("{reference:?} fits several snapshots: {}", candidates.join(", "))]
     Ambiguous {
@@ -126,6 +131,16 @@ pub enum SnapshotRecordError {
         /// The snapshots that it fits, as `id (name)`.
         candidates: Vec<String>,
     },
+}
+
+impl SnapshotRecordError {
+    /// What was found before is there no more.
+    pub fn gone(reference: impl std::fmt::Display) -> Self {
+        Self::NotFound {
+            reference: reference.to_string(),
+            near: None,
+        }
+    }
 }
 
 const COLUMNS: &str = "id, name, description, vm, vm_name, state, size, created_at, config";
@@ -276,7 +291,10 @@ pub fn resolve(tx: &Transaction<'_>, reference: &str) -> Result<SnapshotId, Snap
     let made = "SELECT id, name FROM snapshots WHERE state <> 'saving'";
     match rows::meant(tx, "look up a snapshot", made, reference)? {
         Meant::One(id) => Ok(parse("snapshot id", &id)?),
-        Meant::None => Err(SnapshotRecordError::NotFound(reference.to_owned())),
+        Meant::None { near } => Err(SnapshotRecordError::NotFound {
+            reference: reference.to_owned(),
+            near,
+        }),
         Meant::Several(candidates) => Err(SnapshotRecordError::Ambiguous {
             reference: reference.to_owned(),
             candidates,
@@ -442,7 +460,7 @@ mod tests {
         for absent in ["ccc0000000000000", "ccc", "half", "aa", "%"] {
             let found = fixture.resolve(absent);
             assert!(
-                matches!(found, Err(SnapshotRecordError::NotFound(_))),
+                matches!(found, Err(SnapshotRecordError::NotFound { .. })),
                 "{absent}"
             );
         }

@@ -59,8 +59,11 @@ pub fn digests(
 pub enum Meant {
     /// The row with this id.
     One(String),
-    /// No row.
-    None,
+    /// No row; the name that is most like it, if one is.
+    None {
+        /// The name.
+        near: Option<String>,
+    },
     /// Any of several rows: each as `id (name)`, or its id if it has no name.
     Several(Vec<String>),
 }
@@ -95,14 +98,74 @@ pub fn meant(
     let only = || (found.len() == 1).then_some(0);
     Ok(match by_id.or_else(by_name).or_else(only) {
         Some(index) => Meant::One(found.swap_remove(index).0),
-        None if found.is_empty() => Meant::None,
+        None if found.is_empty() => Meant::None {
+            near: near(tx, action, rows, reference)?,
+        },
         None => Meant::Several(found.into_iter().map(label).collect()),
     })
+}
+
+/// The name among `rows` that is most like `typed`.
+fn near(
+    tx: &Transaction<'_>,
+    action: &'static str,
+    rows: &str,
+    typed: &str,
+) -> Result<Option<String>, DatabaseError> {
+    let query = format!("SELECT name FROM ({rows}) WHERE name IS NOT NULL ORDER BY name");
+    let names: Vec<String> = all(tx, action, (&query, []), |row| {
+        row.get(0).map_err(statement(action))
+    })?;
+    Ok(most_like(typed, typed, names))
+}
+
+/// The one of `names` that can be made of `meant` by the fewest changes, if those are few: of each three letters
+/// that were typed, one may be wrong, missing, too many, or in the place of its neighbour. `meant` is what was
+/// typed, or that in full.
+pub fn most_like(
+    typed: &str,
+    meant: &str,
+    names: impl IntoIterator<Item = String>,
+) -> Option<String> {
+    let few = (typed.chars().count() / 3).max(1);
+    let changes = names
+        .into_iter()
+        .map(|name| (strsim::osa_distance(meant, &name), name));
+    let (changes, name) = changes.min_by_key(|(changes, _)| *changes)?;
+    (changes <= few).then_some(name)
 }
 
 fn label((id, name): (String, Option<String>)) -> String {
     match name {
         Some(name) => format!("{id} ({name})"),
         None => id,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_finger_is_forgiven_and_another_name_is_not_meant() {
+        let names = || ["web", "web-2", "database"].map(str::to_owned);
+        for (typed, near) in [
+            ("wbe", Some("web")),
+            ("we", Some("web")),
+            ("Web", Some("web")),
+            ("wb-2", Some("web-2")),
+            ("databsae", Some("database")),
+            ("data", None),
+            ("x", None),
+        ] {
+            assert_eq!(most_like(typed, typed, names()).as_deref(), near, "{typed}");
+        }
+        assert_eq!(most_like("web", "web", []), None);
+        // What is the same in all names is no likeness.
+        let full = ["docker.io/library/debian:12".to_owned()];
+        for (typed, near) in [("debain:12", true), ("absent", false)] {
+            let meant = format!("docker.io/library/{typed}");
+            assert_eq!(most_like(typed, &meant, full.clone()).is_some(), near);
+        }
     }
 }

@@ -94,8 +94,13 @@ pub enum RecordError {
         holder: VmId,
     },
     /// There is no such VM.
-    #[error("no VM is called {0:?}, and no id begins with it")]
-    NotFound(String),
+    #[error("no VM is called {reference:?}, and no id begins with it")]
+    NotFound {
+        /// What was asked for.
+        reference: String,
+        /// The name that is most like it.
+        near: Option<String>,
+    },
     /// Several ids begin with the text.
     #[error("{reference:?} fits several VMs: {}", candidates.join(", "))]
     Ambiguous {
@@ -104,6 +109,16 @@ pub enum RecordError {
         /// The VMs that it fits, as `id (name)`.
         candidates: Vec<String>,
     },
+}
+
+impl RecordError {
+    /// What was found before is there no more.
+    pub fn gone(reference: impl std::fmt::Display) -> Self {
+        Self::NotFound {
+            reference: reference.to_string(),
+            near: None,
+        }
+    }
 }
 
 const COLUMNS: &str =
@@ -371,7 +386,10 @@ pub fn resolve(tx: &Transaction<'_>, reference: &str) -> Result<VmId, RecordErro
     let all = "SELECT id, name FROM vms";
     match rows::meant(tx, "look up a VM", all, reference)? {
         Meant::One(id) => Ok(parse("VM id", &id)?),
-        Meant::None => Err(RecordError::NotFound(reference.to_owned())),
+        Meant::None { near } => Err(RecordError::NotFound {
+            reference: reference.to_owned(),
+            near,
+        }),
         Meant::Several(candidates) => Err(RecordError::Ambiguous {
             reference: reference.to_owned(),
             candidates,

@@ -9,6 +9,7 @@ mod import;
 mod killed;
 mod log;
 mod mistakes;
+mod newcomers;
 mod output;
 mod seed;
 mod snapshot;

@@ -124,12 +124,12 @@ fn references_resolve_by_id_then_name_then_prefix() {
     );
     assert_eq!(fixture.resolve("bbb").unwrap(), "bbb0000000000000");
     assert!(
-        matches!(fixture.resolve("bb"), Err(RecordError::NotFound(_))),
+        matches!(fixture.resolve("bb"), Err(RecordError::NotFound { .. })),
         "two characters are no prefix"
     );
     assert!(matches!(
         fixture.resolve("%"),
-        Err(RecordError::NotFound(_))
+        Err(RecordError::NotFound { .. })
     ));
     let ambiguous = fixture.resolve("aaa").unwrap_err().to_string();
     assert!(
