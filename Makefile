@@ -5,7 +5,8 @@
 # make lint     clippy and rustfmt, as CI has them
 # make fmt      format the code
 # make fuzz     give the micro engine what a hostile guest would, SECONDS=600 a target (fuzz/README.md)
-# make install  put the program into $(DESTDIR)$(PREFIX)/bin
+# make man      a man page for each command, in target/man
+# make install  put the program into $(DESTDIR)$(PREFIX)/bin, and the man pages into share/man/man1
 
 PREFIX ?= /usr/local
 TARGET := x86_64-unknown-linux-gnu
@@ -13,7 +14,7 @@ export COCOON_REVISION := $(shell git describe --always --dirty 2>/dev/null || e
 # Of the commit, not of the build: the same source gives the same program, and nothing is built twice.
 export COCOON_BUILT := $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 
-.PHONY: build demo test bench lint fmt fuzz install clean
+.PHONY: build demo test bench lint fmt fuzz man install clean
 .NOTPARALLEL:
 
 build:
@@ -62,8 +63,15 @@ fuzz:
 			-max_total_time=$(SECONDS) -print_final_stats=1 || exit 1; \
 	done
 
-install: build
+man:
+	@tools/prepare
+	@rm -rf target/man
+	cargo run --quiet --locked --example man -- target/man
+	@echo "$$(ls target/man | wc -l) pages in target/man; to read one: man target/man/cocoon.1"
+
+install: build man
 	install -D -m 0755 target/cocoon $(DESTDIR)$(PREFIX)/bin/cocoon
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man1 target/man/*.1
 
 clean:
 	cargo clean
