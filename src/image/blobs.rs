@@ -26,6 +26,7 @@ use tokio::sync::oneshot;
 
 use super::layer::LayerPaths;
 use crate::store::atomic;
+use crate::sys::failpoint;
 use crate::sys::flock::FileLock;
 use crate::units::Digest;
 
@@ -167,6 +168,7 @@ impl BlobStore {
     pub fn try_lock(&self, layer: &Digest) -> Result<Option<LayerLock>, BlobError> {
         let path = self.lock_path(layer);
         let lock = FileLock::try_exclusive(&path).map_err(failed("lock", &path))?;
+        failpoint::reach("layer: its lock made");
         Ok(lock.map(|file| LayerLock {
             layer: *layer,
             _file: file,
@@ -217,8 +219,10 @@ impl BlobStore {
                 .prefix(STAGING_PREFIX)
                 .tempdir_in(&self.staging)
                 .map_err(failed("make a folder in", &self.staging))?;
+            failpoint::reach("staging: folder made");
             // A sweep that comes between these two steps may take the folder; then try another.
             if let Some(owner) = own(folder.path()).map_err(failed("lock", folder.path()))? {
+                failpoint::reach("staging: folder owned");
                 return Ok(Staging {
                     folder,
                     _owner: owner,
@@ -251,9 +255,11 @@ impl BlobStore {
         }
         if has_boot_files {
             atomic::publish(&made.boot, &boot).map_err(failed("publish", &boot))?;
+            failpoint::reach("layer: boot files published");
         }
         let blob = self.blob_path(&staged.layer);
         atomic::publish(&made.blob, &blob).map_err(failed("publish", &blob))?;
+        failpoint::reach("layer: blob published");
         let found = self.find(&staged.layer)?;
         found.ok_or_else(|| {
             let source = io::Error::other("what was written is no EROFS image of this layer");
@@ -341,6 +347,7 @@ impl Staging {
     fn place(&self, name: &str) -> Result<LayerToBe, BlobError> {
         let boot = self.folder.path().join(format!("{name}.boot"));
         fs::create_dir(&boot).map_err(failed("make the folder", &boot))?;
+        failpoint::reach("layer: folder for boot files made");
         Ok(LayerToBe {
             blob: self.folder.path().join(format!("{name}.erofs")),
             kernel: boot.join("vmlinuz"),

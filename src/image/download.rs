@@ -13,6 +13,7 @@ use super::progress::{Progress, PullEvent};
 use super::registry::{RegistryError, Repository};
 use super::retry::RetryPolicy;
 use super::route::Others;
+use crate::sys::failpoint;
 
 /// Bytes that a connection must bring to count as progress. Fewer, and a server that breaks off
 /// after every packet would never be given up.
@@ -180,6 +181,9 @@ impl<'a> Download<'a> {
         if count > 0 {
             if to.send(Chunk::Bytes(bytes)).await.is_err() {
                 return Ok(false);
+            }
+            if self.offset == 0 {
+                failpoint::reach("layer: its first bytes received");
             }
             self.offset += count;
             self.progress.event(PullEvent::LayerAdvanced {

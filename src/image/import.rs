@@ -36,6 +36,7 @@ use super::layer;
 use super::manifest::{self, Layer, Wrapping};
 use super::progress::{LayerRef, Progress, PullEvent};
 use super::reference::Reference;
+use crate::sys::failpoint;
 use crate::units::Digest;
 
 mod bundle;
@@ -97,7 +98,9 @@ fn run(assembly: &Assembly<'_>, input: Input) -> Result<ReadyImage, Reason> {
         options: assembly.options,
         progress: assembly.progress,
     };
-    match source::open(input, &staging, watch)? {
+    let opened = source::open(input, &staging, watch)?;
+    failpoint::reach("import: looked at");
+    match opened {
         Opened::Tar(tar) => one_layer(assembly, tar, &staging, &runtime),
         Opened::Bundle(bundle) => {
             let contents = contents(&bundle, assembly)?;

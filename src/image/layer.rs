@@ -36,6 +36,7 @@ pub(super) use self::paths::components;
 use super::boot_files::{NewFile, SyncedFile};
 pub use super::erofs::Compression;
 use super::erofs::{ErofsError, ImageWriter};
+use crate::sys::failpoint;
 
 /// Files that a conversion makes; none may exist before.
 #[derive(Clone, Copy, Debug)]
@@ -119,6 +120,7 @@ pub fn convert<'a>(
     let done = conversion
         .finish()
         .map_err(|reason| archive.refused(reason))?;
+    failpoint::reach("layer: data written");
     Ok(Converted {
         to: *to,
         entries,
@@ -157,6 +159,7 @@ impl Converted<'_> {
         for file in [kernel, initrd, blob].into_iter().flatten() {
             file.keep();
         }
+        failpoint::reach("layer: files complete");
         Ok(report)
     }
 }
@@ -169,10 +172,12 @@ fn image_error(path: &Path, source: ErofsError) -> LayerError {
 }
 
 fn create(path: &Path) -> Result<NewFile, LayerError> {
-    NewFile::create(path).map_err(|source| LayerError::Create {
+    let file = NewFile::create(path).map_err(|source| LayerError::Create {
         path: path.to_owned(),
         source,
-    })
+    })?;
+    failpoint::reach("layer: file made");
+    Ok(file)
 }
 
 fn sync(file: Option<NewFile>, path: &Path) -> Result<Option<SyncedFile>, LayerError> {

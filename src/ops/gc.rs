@@ -30,6 +30,7 @@ use crate::store::layout::snapshot_of_folder;
 use crate::store::lock::{
     ReferencesLock, SnapshotLock, VmLock, snapshot_of_lock_file, vm_of_lock_file,
 };
+use crate::sys::failpoint;
 use crate::sys::interrupt::Interrupt;
 use crate::units::{Digest, SnapshotId, VmId};
 use crate::vm::VmState;
@@ -244,6 +245,7 @@ fn collect_files(host: &Host, dry_run: bool, collected: &mut Collected) -> Resul
             });
             if !dry_run {
                 collected.failures.extend(remove_path(&path).err());
+                failpoint::reach("gc: file or folder removed");
             }
         }
     }

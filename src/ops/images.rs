@@ -9,6 +9,7 @@ use crate::image::records::{self, ImageLayer, ImageRecord, ImageRecordError};
 use crate::image::reference::Reference;
 use crate::snapshot::records as snapshots;
 use crate::store::Durability;
+use crate::sys::failpoint;
 use crate::units::{ByteSize, VmName};
 use crate::vm::records as vms;
 
@@ -17,6 +18,7 @@ pub(super) fn record(host: &Host, image: ReadyImage) -> Result<ImageRecord, Erro
     let record = record_of(image);
     host.database()?
         .write(Durability::Full, |tx| records::put(tx, &record))?;
+    failpoint::reach("image: recorded");
     Ok(record)
 }
 
@@ -85,7 +87,7 @@ pub struct Removed {
 /// # Errors
 /// Any of them is not found: nothing is removed then.
 pub fn remove(host: &Host, typed: &[String]) -> Result<Vec<Removed>, Error> {
-    host.database()?.write(Durability::Full, |tx| {
+    let removed = host.database()?.write(Durability::Full, |tx| {
         let mut removed: Vec<Removed> = Vec::new();
         for typed in typed {
             let name = match resolve(tx, typed) {
@@ -104,8 +106,10 @@ pub fn remove(host: &Host, typed: &[String]) -> Result<Vec<Removed>, Error> {
                 name,
             });
         }
-        Ok(removed)
-    })
+        Ok::<_, Error>(removed)
+    })?;
+    failpoint::reach("image rm: names gone");
+    Ok(removed)
 }
 
 fn same(name: &str, typed: &str) -> bool {

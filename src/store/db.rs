@@ -15,6 +15,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::atomic;
+use crate::sys::failpoint;
 use crate::sys::flock::FileLock;
 
 /// What made each version of the schema from the one before, the first from nothing. Never changed,
@@ -237,6 +238,7 @@ fn create(path: &Path, queue: &Path) -> Result<(), DatabaseError> {
     transaction.commit().map_err(&open)?;
     // The last connection that closes writes the log back, so the file alone is the database.
     connection.close().map_err(|(_, source)| open(source))?;
+    failpoint::reach("database: made under another name");
     // The log of a database that somebody has removed would be read into this one.
     for of_another in ["cocoon.db-wal", "cocoon.db-shm"] {
         match std::fs::remove_file(path.with_file_name(of_another)) {
@@ -244,7 +246,9 @@ fn create(path: &Path, queue: &Path) -> Result<(), DatabaseError> {
             _ => {}
         }
     }
-    atomic::publish(&staged, path).map_err(made)
+    atomic::publish(&staged, path).map_err(made)?;
+    failpoint::reach("database: in place");
+    Ok(())
 }
 
 /// Brings an older database up to date, unless another command has done so meanwhile.

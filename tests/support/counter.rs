@@ -32,6 +32,8 @@ pub(crate) struct Counter {
     pub(crate) cocoon: Cocoon,
     /// What every command is told besides.
     env: Vec<(&'static str, PathBuf)>,
+    /// What every command reads as its standard input.
+    pub(crate) stdin: Option<PathBuf>,
 }
 
 impl Counter {
@@ -58,7 +60,8 @@ impl Counter {
         }
         let cocoon = Cocoon::new();
         install(&cocoon);
-        Some(Self { cocoon, env })
+        let stdin = None;
+        Some(Self { cocoon, env, stdin })
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> std::process::Command {
@@ -67,6 +70,9 @@ impl Counter {
             .env("COCOON_IGNORE_KVM_CHECK", "1")
             .env("COCOON_ENGINE", engine())
             .envs(self.env.iter().map(|(name, value)| (name, value)));
+        if let Some(stdin) = &self.stdin {
+            command.stdin(std::fs::File::open(stdin).unwrap());
+        }
         command
     }
 

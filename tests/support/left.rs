@@ -4,6 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use cocoon::image::records as images;
+use cocoon::snapshot::records as snapshots;
+use cocoon::store::{Database, DatabaseError};
+use cocoon::vm::records as vms;
+
 use super::counter::Counter;
 
 /// Everything that a VM's folder may hold while no command is at work on it. Cloud Hypervisor locks its socket.
@@ -43,6 +48,7 @@ pub(crate) fn nothing(counter: &Counter, after: &str) {
     ] {
         assert_eq!(&names(&root.join(folder)), known, "{folder}, after {after}");
     }
+    layers(root, after);
     let of_a_vm = OF_A_VM.map(str::to_owned).into();
     for vm in &vms {
         let files = names(&root.join("run/vms").join(vm));
@@ -54,6 +60,26 @@ pub(crate) fn nothing(counter: &Counter, after: &str) {
         alive(counter),
         "VM processes, after {after}"
     );
+}
+
+/// Asserts that each layer which an image, a VM or a snapshot needs is there, and no other one.
+fn layers(root: &Path, after: &str) {
+    let mut db = Database::open(root).unwrap();
+    let needed = db.read::<_, DatabaseError>(|tx| {
+        let needed = images::needed_blobs(tx)?.into_iter();
+        Ok(needed
+            .chain(vms::pinned_blobs(tx)?)
+            .chain(snapshots::pinned_blobs(tx)?)
+            .map(|layer| layer.hex())
+            .collect::<BTreeSet<_>>())
+    });
+    let needed = needed.unwrap();
+    let blobs = needed.iter().map(|layer| format!("{layer}.erofs"));
+    let blobs: BTreeSet<_> = blobs.collect();
+    assert_eq!(names(&root.join("blobs")), blobs, "blobs, after {after}");
+    let boot = names(&root.join("boot"));
+    let strange: Vec<_> = boot.difference(&needed).collect();
+    assert!(strange.is_empty(), "boot files {strange:?}, after {after}");
 }
 
 fn ids(counter: &Counter, kind: &str) -> BTreeSet<String> {

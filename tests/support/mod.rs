@@ -1,8 +1,9 @@
 //! Starts the program in a root folder of its own.
 
 pub(crate) mod counter;
+pub(crate) mod gate;
 pub(crate) mod hear;
-#[cfg(feature = "failpoints")]
+pub(crate) mod image;
 pub(crate) mod left;
 pub(crate) mod network;
 pub(crate) mod private;
