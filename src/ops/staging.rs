@@ -34,9 +34,10 @@ impl<'a> Staging<'a> {
     /// The name is taken, or the folder cannot be made; nothing is left then.
     pub(super) fn begin(host: &'a Host, new: &Reservation<'_>) -> Result<Self, Error> {
         let id = SnapshotId::random().map_err(Error::Random)?;
+        // Before the other one, whose file `gc` would take for one that was left.
+        let references = ReferencesLock::share(&host.layout)?;
         let maker = SnapshotUse::share(&host.layout, id)?;
         failpoint::reach("snapshot: its lock made");
-        let references = ReferencesLock::share(&host.layout)?;
         let staging = Self {
             host,
             maker,

@@ -11,7 +11,9 @@
 //! 4       <root>/locks/database.lock   writers of the database          one transaction
 //! ```
 //!
-//! A lock is taken only while none of a later number is held. `gc` takes number 3 first and then
+//! A lock is taken only while none of a later number is held. The one exception is what has only just got its
+//! id: its lock is taken after number 3, for nobody else waits for it yet, and `gc` removes lock files
+//! that belong to no row. `gc` takes number 3 first and then
 //! *tries* numbers 1 and 2, so it cannot deadlock; it gives some time only to a VM process that still
 //! writes a snapshot whose command was killed, and that waits for nobody. Nobody waits for a guest or
 //! the network while holding number 4.

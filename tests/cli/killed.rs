@@ -10,6 +10,7 @@
     reason = "it says how many steps there were, and why a test did not run"
 )]
 
+mod beside_gc;
 mod image;
 mod restore;
 mod vm_process;

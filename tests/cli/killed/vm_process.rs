@@ -147,7 +147,7 @@ fn kill_when_halted(mut command: Child, pid: i32, step: &str) {
     kill_process(Pid::from_raw(pid).unwrap(), Signal::CONT).unwrap();
 }
 
-fn wait_until_halted(pid: i32, step: &str) {
+pub(super) fn wait_until_halted(pid: i32, step: &str) {
     let deadline = Instant::now() + SOON;
     let status = format!("/proc/{pid}/status");
     // Nobody tells of another's child that it has stopped.
