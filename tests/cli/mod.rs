@@ -1,6 +1,7 @@
 //! What users type, and what they read.
 
 mod completion;
+mod crowd;
 mod damaged;
 mod debug;
 mod doctor;
