@@ -26,6 +26,7 @@ use crate::sys::kvm::KvmError;
 use crate::vm::VmState;
 use crate::vm::records::RecordError;
 use crate::vmm::client::ClientError;
+use crate::vmm::launch::LaunchError;
 
 const DISK_FULL: &str =
     "the disk is full: free some space, for example by cocoon gc, and try again";
@@ -104,6 +105,13 @@ fn system(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     }
 }
 
+/// Whether another process says that the disk is full, in the words of the system or of SQLite.
+fn says_full(reason: &str) -> bool {
+    ["No space left", "disk is full"]
+        .iter()
+        .any(|full| reason.contains(full))
+}
+
 fn operation(error: &ops::Error) -> Option<String> {
     use ops::Error;
     let hint = match error {
@@ -149,7 +157,7 @@ fn operation(error: &ops::Error) -> Option<String> {
         Error::SavedHugepagesShort { .. } => "free some, or raise vm.nr_hugepages",
         Error::HugepagesShort { .. } => "free some, raise vm.nr_hugepages, or use --hugepages off",
         Error::NoMkfs(_) => "install it: apt-get install e2fsprogs",
-        Error::Format { output, .. } if output.contains("No space left") => DISK_FULL,
+        Error::Format { output, .. } if says_full(output) => DISK_FULL,
         Error::Busy => "try again when it is done",
         Error::OtherEngineVersion { .. } => {
             "clone it with the cocoon that saved it, and save it there again"
@@ -184,7 +192,8 @@ fn operation(error: &ops::Error) -> Option<String> {
         Error::Manifest(ManifestError::Damaged { .. }) => {
             "remove it, or import it again from a copy that is whole"
         }
-        Error::Client(ClientError::Refused(reason)) if reason.contains("No space left") => {
+        Error::Client(ClientError::Refused(reason)) if says_full(reason) => DISK_FULL,
+        Error::Launch(LaunchError::Failed(reasons)) if reasons.iter().any(|one| says_full(one)) => {
             DISK_FULL
         }
         Error::Conflist(ConflistError::NoFolder(_) | ConflistError::NoneFound(_)) => {

@@ -7,12 +7,14 @@
 //! outlives the command that wrote it: each command is a connection, and to write the log back and
 //! make it anew in each of them would be three more waits for the disk in every transaction.
 
+use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+use rustix::fs::{FallocateFlags, fallocate};
 
 use super::atomic;
 use crate::sys::failpoint;
@@ -31,6 +33,10 @@ const APPLICATION_ID: i64 = 0x636f_636f;
 /// How long the log may get before a writer writes it back. Whoever opens the database when nobody
 /// else has it open reads all of it.
 const LOG_BYTES: u64 = 512 << 10;
+
+/// What the log takes from the disk at once, so that something can be written down when the disk is full: at
+/// least that what was begun there is gone, which takes some 20 KiB.
+const LOG_ROOM: u64 = 64 << 10;
 
 /// For what is left to wait for beside the queue of writers: a checkpoint, or a crash recovery.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -189,18 +195,34 @@ impl Database {
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(statement("begin to write"))?;
         let result = body(&transaction)?;
-        transaction.commit().map_err(statement("commit"))?;
-        self.shorten_log();
+        let committed = transaction.commit();
+        let is_full =
+            |error: &rusqlite::Error| error.sqlite_error_code() == Some(ErrorCode::DiskFull);
+        // Whoever takes back what was begun needs room in the log, too.
+        if committed.as_ref().is_err_and(is_full) || self.log_bytes() >= LOG_BYTES {
+            self.shorten_log();
+        }
+        if self.log_bytes() < LOG_ROOM {
+            self.make_room_in_log();
+        }
+        committed.map_err(statement("commit"))?;
         Ok(result)
     }
 
-    /// Writes a long log back and begins it anew, in a writer's turn. SQLite's own checkpoint leaves
-    /// that to the connection's next transaction, and a command's connection has seldom a next one.
+    fn log_bytes(&self) -> u64 {
+        std::fs::metadata(&self.log).map_or(0, |log| log.len())
+    }
+
+    /// Takes [`LOG_ROOM`] from the disk, where it has as much. To SQLite a log that is zeros is an empty one.
+    fn make_room_in_log(&self) {
+        let log = OpenOptions::new().write(true).open(&self.log);
+        // Without it all is well until the disk is full.
+        let _ = log.map(|log| fallocate(log, FallocateFlags::empty(), 0, LOG_ROOM));
+    }
+
+    /// Writes the log back and begins it anew, in a writer's turn. SQLite's own checkpoint leaves that to
+    /// the connection's next transaction, and a command's connection has seldom a next one.
     fn shorten_log(&self) {
-        let is_long = std::fs::metadata(&self.log).is_ok_and(|log| log.len() >= LOG_BYTES);
-        if !is_long {
-            return;
-        }
         // A reader that still needs the log is not waited for, and no failure is the writer's: what it
         // wrote is in the log, and the next writer tries again.
         let _ = self.connection.busy_timeout(Duration::ZERO).and_then(|()| {
@@ -450,7 +472,7 @@ mod tests {
             std::fs::metadata(&log).unwrap().len()
         });
         let longest = longest.max().unwrap();
-        assert!(longest > 0, "the log was written back at each close");
+        assert!(longest > LOG_ROOM, "the log was written back at each close");
         assert!(longest < LOG_BYTES, "the log had {longest} bytes");
         assert_eq!(count_vms(dir.path()), 200);
     }
@@ -480,7 +502,7 @@ mod tests {
             .map(|seen| assert_eq!(seen, 0, "a reader sees one state"))
             .unwrap();
         write_vm(&mut reader, "last");
-        assert_eq!(log(), 0);
+        assert_eq!(log(), LOG_ROOM);
         assert_eq!(count_vms(dir.path()), 201);
     }
 

@@ -5,6 +5,7 @@ mod crowd;
 mod damaged;
 mod debug;
 mod doctor;
+mod full_disk;
 mod import;
 #[cfg(feature = "failpoints")]
 mod killed;

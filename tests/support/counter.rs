@@ -44,24 +44,29 @@ impl Counter {
 
     /// As [`Counter::run`], with so many NICs, and with `env` for each of its commands.
     pub(crate) fn run_with(nics: u16, env: Vec<(&'static str, PathBuf)>) -> Option<Self> {
-        let counter = Self::idle(env)?;
+        runs_here().then(|| Self::run_in(Cocoon::new(), nics, env))
+    }
+
+    /// As [`Counter::run_with`], with a root folder that is there.
+    pub(crate) fn run_in(cocoon: Cocoon, nics: u16, env: Vec<(&'static str, PathBuf)>) -> Self {
+        let counter = Self::within(cocoon, env);
         let mut run = vec!["vm", "run", "--name", "counter"];
         let nics = nics.to_string();
         run.extend(SHAPE.iter().chain(&["--nics", &nics, "counter"]));
         counter.ok(&run);
         counter.goes_on();
-        Some(counter)
+        counter
     }
 
     /// As [`Counter::run_with`], but without the VM.
     pub(crate) fn idle(env: Vec<(&'static str, PathBuf)>) -> Option<Self> {
-        if !runs_here() {
-            return None;
-        }
-        let cocoon = Cocoon::new();
+        runs_here().then(|| Self::within(Cocoon::new(), env))
+    }
+
+    fn within(cocoon: Cocoon, env: Vec<(&'static str, PathBuf)>) -> Self {
         install(&cocoon);
         let stdin = None;
-        Some(Self { cocoon, env, stdin })
+        Self { cocoon, env, stdin }
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> std::process::Command {

@@ -1,6 +1,7 @@
 //! Starts the program in a root folder of its own.
 
 pub(crate) mod counter;
+pub(crate) mod disk;
 pub(crate) mod gate;
 pub(crate) mod hear;
 pub(crate) mod image;
@@ -21,6 +22,13 @@ impl Cocoon {
     pub(crate) fn new() -> Self {
         Self {
             root: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// With its root folder in `folder`.
+    pub(crate) fn within(folder: &Path) -> Self {
+        Self {
+            root: tempfile::tempdir_in(folder).unwrap(),
         }
     }
 
