@@ -123,7 +123,10 @@ impl Progress for PullProgress {
                 self.layer(layer, |bar| bar.set_message("waiting for another command"))
             }
             PullEvent::LayerCached { layer } => self.end(layer, "already here"),
-            PullEvent::LayerStarted { layer, .. } => self.layer(layer, |bar| bar.set_message("")),
+            PullEvent::LayerStarted { layer, .. } => self.layer(layer, |bar| {
+                bar.set_message("");
+                bar.set_position(0);
+            }),
             PullEvent::LayerAdvanced { layer, bytes } => self.layer(layer, |bar| bar.inc(bytes)),
             PullEvent::Retry {
                 layer,

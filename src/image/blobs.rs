@@ -386,6 +386,20 @@ impl LayerToBe {
 }
 
 impl StagedLayer {
+    /// Removes what was made there.
+    ///
+    /// # Errors
+    /// A file is there and cannot be removed.
+    pub fn discard(self) -> Result<(), BlobError> {
+        let LayerToBe { blob, boot, .. } = &self.place;
+        match fs::remove_file(blob) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("remove", blob)(error))
+            }
+            _ => remove_tree(boot),
+        }
+    }
+
     /// The paths for the converter.
     pub fn paths(&self) -> LayerPaths<'_> {
         self.place.paths()

@@ -139,9 +139,20 @@ struct Shelf<'a> {
 impl Supply for Shelf<'_> {
     type Error = Reason;
 
+    fn sources(&self) -> usize {
+        1
+    }
+
+    fn passes_over(&self, _source: usize, _layer: &Layer, _actual: Digest) {}
+
     /// Reading blocks the other layers' reading, but hardly ever their conversion: a file is read many
     /// times faster than its content is decompressed and compressed again.
-    async fn send(&self, layer: &Layer, to: mpsc::Sender<Chunk>) -> Result<(), Reason> {
+    async fn send(
+        &self,
+        layer: &Layer,
+        _first: usize,
+        to: mpsc::Sender<Chunk>,
+    ) -> Result<(), Reason> {
         let mut piece = self.bundle.open(&self.places[&layer.digest])?;
         piece.check_size(layer.size)?;
         loop {

@@ -28,7 +28,8 @@ pub struct LayerRef {
 }
 
 /// What happens during a pull or an import. Per layer: either [`LayerCached`](PullEvent::LayerCached), or
-/// `LayerStarted`, any number of `LayerAdvanced` and `Retry`, and `LayerDone` if all went well.
+/// `LayerStarted`, any number of `LayerAdvanced` and `Retry`, and `LayerDone` if all went well. A layer that is
+/// fetched again from its beginning, for a host had sent another one, is started again.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum PullEvent<'a> {

@@ -19,7 +19,7 @@ use super::blobs::BlobStore;
 use super::decode::Chunk;
 use super::download::Download;
 use super::manifest::{self, Document, Layer, ManifestError};
-use super::progress::Progress;
+use super::progress::{Progress, PullEvent};
 use super::reference::Reference;
 use super::registry::{RegistryError, Repository};
 use super::retry::RetryPolicy;
@@ -108,8 +108,29 @@ struct Pull<'a> {
 impl Supply for Pull<'_> {
     type Error = PullError;
 
-    async fn send(&self, layer: &Layer, to: mpsc::Sender<Chunk>) -> Result<(), PullError> {
-        let hosts = self.route.hosts(Ask::Pull);
+    fn sources(&self) -> usize {
+        self.route.count(Ask::Pull)
+    }
+
+    fn passes_over(&self, source: usize, layer: &Layer, actual: Digest) {
+        if let Ok((host, _)) = self.route.hosts(Ask::Pull, source) {
+            let lie = RegistryError::DigestMismatch {
+                registry: host.registry().to_owned(),
+                what: format!("layer {}", layer.digest.short()),
+                expected: layer.digest,
+                actual,
+            };
+            self.progress.event(PullEvent::NextHost { reason: &lie });
+        }
+    }
+
+    async fn send(
+        &self,
+        layer: &Layer,
+        first: usize,
+        to: mpsc::Sender<Chunk>,
+    ) -> Result<(), PullError> {
+        let hosts = self.route.hosts(Ask::Pull, first);
         let hosts = hosts.map_err(|error| self.registry_failed(error))?;
         let download = Download::new(hosts, layer, self.progress);
         let downloaded = download.run(&self.options.retry, to).await;

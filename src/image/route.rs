@@ -57,13 +57,25 @@ impl Route {
         })
     }
 
-    /// The host that is asked first, and those after it.
-    pub(crate) fn hosts(&self, ask: Ask) -> Result<(&Repository, Others<'_>), RegistryError> {
-        let may = |host: &&Repository| match ask {
+    fn may_be_asked(&self, ask: Ask) -> impl Iterator<Item = &Repository> {
+        self.hosts.iter().filter(move |host| match ask {
             Ask::Resolve => host.endpoint().resolves,
             Ask::Pull => host.endpoint().pulls,
-        };
-        let mut hosts: Others<'_> = self.hosts.iter().filter(may).collect();
+        })
+    }
+
+    /// How many hosts may be asked.
+    pub(crate) fn count(&self, ask: Ask) -> usize {
+        self.may_be_asked(ask).count()
+    }
+
+    /// The host that is asked after so many others, and those after it.
+    pub(crate) fn hosts(
+        &self,
+        ask: Ask,
+        after: usize,
+    ) -> Result<(&Repository, Others<'_>), RegistryError> {
+        let mut hosts: Others<'_> = self.may_be_asked(ask).skip(after).collect();
         let first = hosts.pop_front().ok_or_else(|| RegistryError::NoHost {
             registry: self.registry.clone(),
             what: match ask {
@@ -82,7 +94,7 @@ impl Route {
         progress: &dyn Progress,
         attempt: impl AsyncFn(&Repository) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
-        let (mut host, mut others) = self.hosts(ask)?;
+        let (mut host, mut others) = self.hosts(ask, 0)?;
         while let Some(next) = others.pop_front() {
             match attempt(host).await {
                 Ok(done) => return Ok(done),

@@ -24,9 +24,26 @@ pub(in crate::image) trait Supply {
     /// Why one does not come.
     type Error: From<AssemblyError>;
 
-    /// Sends a whole layer into `to`, and then its end. Ends early, without an error, if the
-    /// receiver is gone.
-    async fn send(&self, layer: &Layer, to: mpsc::Sender<Chunk>) -> Result<(), Self::Error>;
+    /// How many sources there are that may each have a layer.
+    fn sources(&self) -> usize;
+
+    /// What has come from the one of this number is not `layer`, but has another digest; the next one is asked.
+    fn passes_over(&self, source: usize, layer: &Layer, actual: Digest);
+
+    /// Sends a whole layer into `to`, and then its end, without those of the sources that come before
+    /// `first`. Ends early, without an error, if the receiver is gone.
+    async fn send(
+        &self,
+        layer: &Layer,
+        first: usize,
+        to: mpsc::Sender<Chunk>,
+    ) -> Result<(), Self::Error>;
+}
+
+/// A layer that is being made, and the right to.
+struct Work {
+    staged: StagedLayer,
+    lock: LayerLock,
 }
 
 /// Layers that come from a supply.
@@ -84,24 +101,40 @@ impl<'a, S: Supply> Line<'a, S> {
         layer: &'env Layer,
         scope: &'scope Scope<'scope, 'env>,
     ) -> Result<Fetched, S::Error> {
-        let lock = match self.assembly.claim(&layer.digest).await? {
+        let mut lock = match self.assembly.claim(&layer.digest).await? {
             Claim::Here(fetched) => return Ok(fetched),
             Claim::Ours(lock) => lock,
         };
-        let staged = self.staging.layer(&layer.digest);
-        let staged = staged.map_err(AssemblyError::from)?;
-        let stored = self.transfer(layer, staged, lock, scope).await?;
-        Ok(self.assembly.made(&layer.digest, stored))
+        let mut source = 0;
+        loop {
+            let staged = self.staging.layer(&layer.digest);
+            let staged = staged.map_err(AssemblyError::from)?;
+            let work = Work { staged, lock };
+            let (made, work) = self.transfer(layer, work, source, scope).await?;
+            match made {
+                // What the next one sends may be what was asked for.
+                Err(AssemblyError::LayerDigest { actual, .. }) if !self.is_last(source) => {
+                    self.supply.passes_over(source, layer, actual);
+                    work.staged.discard().map_err(AssemblyError::from)?;
+                    (source, lock) = (source + 1, work.lock);
+                }
+                made => return Ok(self.assembly.made(&layer.digest, made?)),
+            }
+        }
+    }
+
+    fn is_last(&self, source: usize) -> bool {
+        source + 1 >= self.supply.sources()
     }
 
     /// Reads a layer here and converts it in a thread, both at the same time.
     async fn transfer<'scope, 'env>(
         &'env self,
         layer: &'env Layer,
-        staged: StagedLayer,
-        lock: LayerLock,
+        work: Work,
+        source: usize,
         scope: &'scope Scope<'scope, 'env>,
-    ) -> Result<StoredLayer, S::Error> {
+    ) -> Result<(Result<StoredLayer, AssemblyError>, Work), S::Error> {
         self.assembly.progress.event(PullEvent::LayerStarted {
             layer: layer.digest,
             total: layer.size,
@@ -113,19 +146,20 @@ impl<'a, S: Supply> Line<'a, S> {
             options: self.assembly.options,
             store: self.assembly.store,
             layer,
+            is_last_source: self.is_last(source),
         };
         thread::Builder::new()
             .name(format!("layer-{}", &layer.digest.hex()[..8]))
             .spawn_scoped(scope, move || {
                 // After a cancellation or another layer's error nobody waits for the answer.
-                let _ = answer.send(making.make(chunks, &staged, &lock));
+                let made = making.make(chunks, &work.staged, &work.lock);
+                let _ = answer.send((made, work));
             })
             .map_err(|source| self.assembly.worker_failed(source))?;
-        let (sent, made) = tokio::join!(self.supply.send(layer, to), answered);
+        let (sent, made) = tokio::join!(self.supply.send(layer, source, to), answered);
         // A supply that failed is why the thread failed; otherwise the thread knows why.
         sent?;
         let ended = || io::Error::other("the layer's thread ended early");
-        let made = made.map_err(|_| self.assembly.worker_failed(ended()))?;
-        Ok(made?)
+        Ok(made.map_err(|_| self.assembly.worker_failed(ended()))?)
     }
 }

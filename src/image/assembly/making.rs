@@ -22,6 +22,8 @@ pub(super) struct Making<'a> {
     pub(super) options: &'a AssemblyOptions,
     pub(super) store: &'a BlobStore,
     pub(super) layer: &'a Layer,
+    /// Whether nobody else could be asked for the layer.
+    pub(super) is_last_source: bool,
 }
 
 impl Making<'_> {
@@ -36,7 +38,7 @@ impl Making<'_> {
         let converted = self.convert(&mut received, staged);
         let worth_asking = self.layer.size - received.count().min(self.layer.size);
         let diff_id = match converted {
-            Err(error) if worth_asking > MAX_POST_MORTEM => return Err(error),
+            Err(error) if worth_asking > self.post_mortem(&error) => return Err(error),
             converted => {
                 // If the layer is not what was asked for, then that is what is wrong with it.
                 match (received.finish(), converted) {
@@ -62,6 +64,20 @@ impl Making<'_> {
             });
         }
         Ok(self.store.publish(staged, lock)?)
+    }
+
+    /// How much of a layer is fetched that could not be converted: all, if it may have been the fault of who
+    /// sent it, and somebody else may send another.
+    fn post_mortem(&self, error: &AssemblyError) -> u64 {
+        let is_content = match error {
+            AssemblyError::Decode { .. } => true,
+            AssemblyError::Convert { source, .. } => source.is_content(),
+            _ => false,
+        };
+        match is_content && !self.is_last_source {
+            true => u64::MAX,
+            false => MAX_POST_MORTEM,
+        }
     }
 
     /// Converts the tar within `received`, and gives its digest.

@@ -89,6 +89,16 @@ pub enum LayerError {
     },
 }
 
+impl LayerError {
+    /// Whether it is the stream that is wrong, and not this host.
+    pub fn is_content(&self) -> bool {
+        matches!(
+            self,
+            Self::Read { .. } | Self::Truncated { .. } | Self::Refused { .. }
+        )
+    }
+}
+
 /// What is wrong with an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each message says what its variant is")]

@@ -23,6 +23,8 @@ pub(in crate::image) enum Fault {
     Long(usize),
     /// The byte at this offset is another.
     Tamper(usize),
+    /// The first of these, and then it breaks off there.
+    TamperAndCut(usize, usize),
     /// `Range` is ignored.
     NoRange,
     /// A partial answer says that it begins here.
@@ -306,6 +308,10 @@ fn answer(state: &State, stream: &TcpStream, head: &Head) -> Option<()> {
         Some(Fault::Short(n)) => body.truncate(n.max(offset)),
         Some(Fault::Long(n)) => body.resize(size + n, 0),
         Some(Fault::Tamper(at)) => body[at] ^= 1,
+        Some(Fault::TamperAndCut(at, n)) => {
+            body[at] ^= 1;
+            cut = Some(n);
+        }
         Some(Fault::NoRange) => offset = 0,
         Some(Fault::SaysRange(start)) => said = start,
         Some(Fault::Status(status, headers)) => return send(&bare(status, headers), b""),

@@ -159,6 +159,65 @@ fn whatever_is_wrong_with_a_mirror_the_upstream_is_asked_and_goes_on_where_it_wa
 }
 
 #[test]
+fn a_layer_that_a_mirror_changes_comes_from_the_next_host() {
+    let data = data_layer(3);
+    let raw = ServedLayer {
+        media_type: "application/vnd.oci.image.layer.v1.tar".to_owned(),
+        sent: tar_of(&[("usr/raw", &noise(4, 200_000))]),
+        diff_id: Digest::of(&tar_of(&[("usr/raw", &noise(4, 200_000))])),
+    };
+    // A wrong byte of a packed layer cannot be unpacked; one of a plain tar is only another byte.
+    for (layer, cut) in [(&data, false), (&raw, false), (&raw, true)] {
+        let boot = boot_layer();
+        let (mirror, digest) = server_of(&[&boot, layer]);
+        let (upstream, _) = server_of(&[&boot, layer]);
+        let hex = layer.digest().hex();
+        // What two hosts have sent in parts is fetched from the second one again.
+        match cut {
+            true => {
+                mirror.fail(&hex, [Fault::TamperAndCut(100_000, 150_000)]);
+            }
+            false => mirror.fail(&hex, [Fault::Tamper(100_000)]),
+        }
+        let host = Host::new();
+        let text = format!(
+            "server = \"http://{}\"\n[host.\"http://{}\"]\n",
+            upstream.address, mirror.address
+        );
+        let heard = Heard::default();
+        let by_digest = name(&format!("@{digest}"));
+        pull(&by_digest, &configure(&host, &text), &host.store, &heard).unwrap();
+        host.assert_nothing_staged();
+        let blob = fs::read(host.store.blob_path(&layer.digest())).unwrap();
+        let honest = Host::new();
+        pull_from(&upstream, &honest, "a").unwrap();
+        let expected = fs::read(honest.store.blob_path(&layer.digest())).unwrap();
+        assert!(blob == expected, "the blob is another one");
+        let heard = heard.0.into_inner().unwrap();
+        let lie = format!("from registry {} has the digest", mirror.address);
+        let lie = heard.iter().filter(|line| line.contains(&lie));
+        assert_eq!(lie.count(), 1, "{heard:?}");
+    }
+    // The last host's lie is told.
+    let boot = boot_layer();
+    let (mirror, digest) = server_of(&[&boot]);
+    let (upstream, _) = server_of(&[&boot]);
+    for server in [&mirror, &upstream] {
+        server.fail(&boot.digest().hex(), [Fault::Tamper(100)]);
+    }
+    let host = Host::new();
+    let text = format!(
+        "server = \"http://{}\"\n[host.\"http://{}\"]\n",
+        upstream.address, mirror.address
+    );
+    let by_digest = name(&format!("@{digest}"));
+    let error = pull(&by_digest, &configure(&host, &text), &host.store, &Silent).unwrap_err();
+    assert!(chain(&error).contains("arrived as"), "{}", chain(&error));
+    host.assert_nothing_staged();
+    host.assert_nothing_published();
+}
+
+#[test]
 fn the_last_host_is_asked_again_and_says_what_is_wrong() {
     let (server, _) = server_of(&[&boot_layer()]);
     let text = format!("server = \"http://{}\"", server.address);
