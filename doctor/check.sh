@@ -593,7 +593,7 @@ overlapping() {
 # write_new PATH: writes standard input to a file that does not exist, whole or not at all.
 write_new() {
     local temp
-    mkdir -p "$(dirname "$1")" && temp=$(mktemp "$(dirname "$1")/.tmp-cocoon-XXXXXX") || return
+    sweep "$(dirname "$1")" && temp=$(mktemp "$(dirname "$1")/.tmp-cocoon-XXXXXX") || return
     cat >"$temp" && chmod 644 "$temp" && ln "$temp" "$1" 2>/dev/null
     local code=$?
     rm -f "$temp"
@@ -645,15 +645,16 @@ fix_conflist() {
 
 fix_forward() {
     is_well ip-forward || {
-        if echo 1 >/proc/sys/net/ipv4/ip_forward; then
-            fixed ip-forward "set net.ipv4.ip_forward to 1"
-        else
-            cannot "cannot write /proc/sys/net/ipv4/ip_forward"
-        fi
         if [ -d /etc/sysctl.d ] && [ ! -e /etc/sysctl.d/90-cocoon.conf ]; then
             printf '# Guests of cocoon reach the world through this host.\nnet.ipv4.ip_forward = 1\n' |
                 write_new /etc/sysctl.d/90-cocoon.conf &&
                 fixed ip-forward "wrote /etc/sysctl.d/90-cocoon.conf, for the next boot"
+        fi
+        # At the end: a host that forwards has nothing to be repaired.
+        if echo 1 >/proc/sys/net/ipv4/ip_forward; then
+            fixed ip-forward "set net.ipv4.ip_forward to 1"
+        else
+            cannot "cannot write /proc/sys/net/ipv4/ip_forward"
         fi
     }
 }
@@ -709,7 +710,7 @@ fetch() {
     fi
 }
 
-# sweep FOLDER: makes it, and removes what a killed upgrade left in it.
+# sweep FOLDER: makes it, and removes what a killed repair or upgrade left in it.
 sweep() { mkdir -p "$1" && rm -rf "$1"/.tmp-cocoon-*; }
 
 kept() { note "kept $1, which is another; remove it to have it replaced"; }

@@ -11,6 +11,7 @@
 )]
 
 mod beside_gc;
+mod doctor;
 mod image;
 mod restore;
 mod vm_process;

@@ -30,6 +30,10 @@ use serde::Serialize;
 use super::vm_process::chain;
 use crate::config::Config;
 
+/// How the names of files begin that are not complete yet: who finds one while holding the lock of `doctor`
+/// has found what a killed one left.
+const UNFINISHED: &str = ".tmp-cocoon-";
+
 /// How a requirement is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

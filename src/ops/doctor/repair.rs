@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
+use super::UNFINISHED;
 use super::firewall::{self, Firewall};
 use super::network::{IP_FORWARD, OWN_NAME, TUN, needs, own_json};
 use super::{Finding, Verdict};
@@ -27,6 +28,7 @@ use crate::network::conflist::ConflistError;
 use crate::store::Layout;
 use crate::store::layout::LayoutError;
 use crate::sys::cpu::HostCpu;
+use crate::sys::failpoint;
 use crate::sys::flock::FileLock;
 
 /// Addresses of guests if the user names no others; the Go cocoon's.
@@ -264,15 +266,26 @@ fn overlapping(routes: &str, subnet: Ipv4Net) -> Option<(String, Ipv4Net)> {
     })
 }
 
-/// Writes a file that does not exist yet, whole or not at all; says whether it did.
+/// Writes a file that does not exist yet, whole or not at all; says whether it did. Removes what a killed
+/// repair left beside it, for whoever repairs holds the lock.
 fn write_new(path: &Path, text: &str) -> io::Result<bool> {
     let parent = path.parent().unwrap_or(Path::new("/"));
-    let mut file = tempfile::NamedTempFile::new_in(parent)?;
+    for entry in fs::read_dir(parent)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    let unfinished = tempfile::Builder::new()
+        .prefix(UNFINISHED)
+        .tempfile_in(parent);
+    let mut file = unfinished?;
     file.write_all(text.as_bytes())?;
     // Programs of others read it, too.
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     file.as_file().set_permissions(mode)?;
     file.as_file().sync_all()?;
+    failpoint::reach("doctor: file written under another name");
     match file.persist_noclobber(path) {
         Ok(_) => Ok(true),
         Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -286,16 +299,7 @@ fn forward() -> Result<Vec<Repair>, RepairError> {
         path: path.into(),
         source,
     };
-    let mut file = OpenOptions::new()
-        .write(true)
-        .open(IP_FORWARD)
-        .map_err(|error| failed(IP_FORWARD, error))?;
-    file.write_all(b"1\n")
-        .map_err(|error| failed(IP_FORWARD, error))?;
-    let mut repairs = vec![Repair::new(
-        "ip-forward",
-        "set net.ipv4.ip_forward to 1".to_owned(),
-    )];
+    let mut repairs = Vec::new();
     let path = Path::new(SYSCTL_FILE);
     // A host without the folder has other means, of which its user knows.
     if path.parent().is_some_and(Path::is_dir) {
@@ -308,6 +312,17 @@ fn forward() -> Result<Vec<Repair>, RepairError> {
             ));
         }
     }
+    // At the end: a host that forwards has nothing to be repaired.
+    let mut file = OpenOptions::new()
+        .write(true)
+        .open(IP_FORWARD)
+        .map_err(|error| failed(IP_FORWARD, error))?;
+    file.write_all(b"1\n")
+        .map_err(|error| failed(IP_FORWARD, error))?;
+    repairs.push(Repair::new(
+        "ip-forward",
+        "set net.ipv4.ip_forward to 1".to_owned(),
+    ));
     Ok(repairs)
 }
 

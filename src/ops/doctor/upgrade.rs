@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
+use super::UNFINISHED;
 use super::manifest::{Entry, Install, Manifest};
 use super::repair::{Repair, RepairError, lock, require_root};
 use crate::config::Config;
@@ -27,9 +28,6 @@ use crate::image::cancel::Cancel;
 use crate::image::fetch::{FetchError, Wanted, fetch};
 use crate::store::{Durability, Layout, atomic};
 use crate::units::Digest;
-
-/// How the names of files begin that are not installed yet.
-const UNFINISHED: &str = ".tmp-cocoon-";
 
 /// The most that a firmware may have: those in use have 4 MiB.
 const MAX_FIRMWARE: u64 = 64 << 20;
