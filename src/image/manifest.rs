@@ -115,6 +115,16 @@ pub enum ManifestError {
         /// The text.
         digest: String,
     },
+    /// A document that is not as long as what names it says.
+    #[error("the image's {document} has {actual} bytes, and what names it says {expected}")]
+    Size {
+        /// Which document.
+        document: &'static str,
+        /// Bytes that it should have.
+        expected: u64,
+        /// Bytes that it has.
+        actual: u64,
+    },
     /// No manifest for this host.
     #[error("the image is not made for {wanted}; it is made for {available}")]
     Platform {
@@ -231,8 +241,8 @@ pub(crate) fn read(body: &[u8], content_type: Option<&str>) -> Result<Document, 
     }
 }
 
-/// The digest of the manifest for `platform`.
-pub(crate) fn choose(index: &ImageIndex, platform: Platform) -> Result<Digest, ManifestError> {
+/// What names the manifest for `platform`.
+pub(crate) fn choose(index: &ImageIndex, platform: Platform) -> Result<&Descriptor, ManifestError> {
     let matching = index.manifests().iter().find(|entry| {
         entry.platform().as_ref().is_some_and(|of| {
             platform.runs(
@@ -243,9 +253,9 @@ pub(crate) fn choose(index: &ImageIndex, platform: Platform) -> Result<Digest, M
         })
     });
     match (matching, index.manifests().as_slice()) {
-        (Some(entry), _) => digest_of(entry, "index"),
+        (Some(entry), _) => Ok(entry),
         // The config of the only one there is will tell.
-        (None, [only]) if only.platform().is_none() => digest_of(only, "index"),
+        (None, [only]) if only.platform().is_none() => Ok(only),
         (None, _) => Err(ManifestError::Platform {
             wanted: platform,
             available: available(index),
@@ -429,6 +439,23 @@ pub(crate) fn digest_of(
     })
 }
 
+/// Refuses a document of another size than `descriptor` says (OCI `descriptor.md`: it is not to be trusted).
+pub(crate) fn check_size(
+    descriptor: &Descriptor,
+    body: &[u8],
+    document: &'static str,
+) -> Result<(), ManifestError> {
+    let (expected, actual) = (descriptor.size(), body.len() as u64);
+    match expected == actual {
+        true => Ok(()),
+        false => Err(ManifestError::Size {
+            document,
+            expected,
+            actual,
+        }),
+    }
+}
+
 fn unsupported(subject: String, media_type: &str) -> ManifestError {
     ManifestError::MediaType {
         subject,
@@ -519,10 +546,13 @@ mod tests {
             (vec![], "amd64", None),
         ] {
             let entries: Vec<_> = entries.into_iter().cloned().collect();
-            let chosen = choose(&index(&entries), Platform { architecture: host });
-            assert_eq!(chosen.ok(), expected.map(digest), "{entries:?}");
+            let index = index(&entries);
+            let chosen = choose(&index, Platform { architecture: host });
+            let chosen = chosen.ok().map(|it| digest_of(it, "index").unwrap());
+            assert_eq!(chosen, expected.map(digest), "{entries:?}");
         }
-        let error = choose(&index(&[attestation, arm, windows]), HOST).unwrap_err();
+        let index = index(&[attestation, arm, windows]);
+        let error = choose(&index, HOST).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the image is not made for linux/amd64; it is made for linux/arm64/v8, windows/amd64"

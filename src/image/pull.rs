@@ -11,7 +11,7 @@
 
 use std::path::PathBuf;
 
-use oci_spec::image::ImageManifest;
+use oci_spec::image::{Descriptor, ImageManifest};
 use tokio::sync::mpsc;
 
 use super::assembly::{Assembly, AssemblyError, AssemblyOptions, Documents, ReadyImage, Supply};
@@ -171,6 +171,8 @@ impl Pull<'_> {
             host.small_blob(&what, &config_digest).await
         });
         let config = config.await?;
+        manifest::check_size(manifest.config(), &config, "config")
+            .map_err(|error| self.unusable(error))?;
         let config = manifest::read_config(&config, platform);
         let config = config.map_err(|error| self.unusable(error))?;
         let layers = manifest::layers(&manifest, &config).map_err(|error| self.unusable(error))?;
@@ -189,13 +191,16 @@ impl Pull<'_> {
             (Some(digest), _) => digest.to_string(),
             (None, tag) => tag.unwrap_or("latest").to_owned(),
         };
-        let index = match self.document(&target, wanted).await? {
+        let index = match self.document(&target, wanted, None).await? {
             (Document::Manifest(manifest), digest) => return Ok((manifest, digest)),
             (Document::Index(index), _) => index,
         };
         let chosen = manifest::choose(&index, self.options.assembly.platform);
         let chosen = chosen.map_err(|error| self.unusable(error))?;
-        match self.document(&chosen.to_string(), Some(&chosen)).await? {
+        let digest = manifest::digest_of(chosen, "index");
+        let digest = digest.map_err(|error| self.unusable(error))?;
+        let target = digest.to_string();
+        match self.document(&target, Some(&digest), Some(chosen)).await? {
             (Document::Manifest(manifest), digest) => Ok((manifest, digest)),
             (Document::Index(_), _) => Err(self.unusable(ManifestError::NestedIndex)),
         }
@@ -205,12 +210,17 @@ impl Pull<'_> {
         &self,
         target: &str,
         expected: Option<&Digest>,
+        descriptor: Option<&Descriptor>,
     ) -> Result<(Document, Digest), PullError> {
         let ask = expected.map_or(Ask::Resolve, |_| Ask::Pull);
         let fetched = self.ask(ask, async |host: &Repository| {
             host.manifest(target, expected).await
         });
         let fetched = fetched.await?;
+        let sized = descriptor.map_or(Ok(()), |descriptor| {
+            manifest::check_size(descriptor, &fetched.body, "manifest")
+        });
+        sized.map_err(|error| self.unusable(error))?;
         let document = manifest::read(&fetched.body, fetched.content_type.as_deref());
         let document = document.map_err(|error| self.unusable(error))?;
         Ok((document, fetched.digest))

@@ -61,6 +61,7 @@ pub(super) fn read(bundle: &Bundle, assembly: &Assembly<'_>) -> Result<Contents,
     let (manifest, manifest_digest) = image_manifest(bundle, chosen, platform)?;
     let config_digest = manifest::config_of(&manifest)?;
     let config = bundle.document(&place(&config_digest), Some(&config_digest))?;
+    manifest::check_size(manifest.config(), &config, "config")?;
     let config = manifest::read_config(&config, platform)?;
     let layers = manifest::layers(&manifest, &config)?;
     let places = layers
@@ -88,25 +89,22 @@ fn image_manifest(
     descriptor: &Descriptor,
     platform: Platform,
 ) -> Result<(Box<ImageManifest>, Digest), Reason> {
-    let digest = manifest::digest_of(descriptor, "index")?;
-    let index = match document(bundle, &digest, descriptor)? {
-        Document::Manifest(manifest) => return Ok((manifest, digest)),
-        Document::Index(index) => index,
+    let index = match document(bundle, descriptor)? {
+        (Document::Manifest(manifest), digest) => return Ok((manifest, digest)),
+        (Document::Index(index), _) => index,
     };
-    let digest = manifest::choose(&index, platform)?;
-    let text = digest.to_string();
-    let mut descriptors = index.manifests().iter();
-    let chosen = descriptors.find(|entry| entry.digest().to_string() == text);
-    match document(bundle, &digest, chosen.unwrap_or(descriptor))? {
-        Document::Manifest(manifest) => Ok((manifest, digest)),
-        Document::Index(_) => Err(ManifestError::NestedIndex.into()),
+    match document(bundle, manifest::choose(&index, platform)?)? {
+        (Document::Manifest(manifest), digest) => Ok((manifest, digest)),
+        (Document::Index(_), _) => Err(ManifestError::NestedIndex.into()),
     }
 }
 
-fn document(bundle: &Bundle, digest: &Digest, descriptor: &Descriptor) -> Result<Document, Reason> {
-    let body = bundle.document(&place(digest), Some(digest))?;
+fn document(bundle: &Bundle, descriptor: &Descriptor) -> Result<(Document, Digest), Reason> {
+    let digest = manifest::digest_of(descriptor, "index")?;
+    let body = bundle.document(&place(&digest), Some(&digest))?;
+    manifest::check_size(descriptor, &body, "manifest")?;
     let media_type = descriptor.media_type().to_string();
-    Ok(manifest::read(&body, Some(&media_type))?)
+    Ok((manifest::read(&body, Some(&media_type))?, digest))
 }
 
 /// The entry of the index that is meant.

@@ -152,6 +152,11 @@ impl FaultServer {
         all.insert(path.to_owned(), (media_type.to_owned(), content));
     }
 
+    /// Bytes of what is served at this path.
+    pub(in crate::image) fn size(&self, path: &str) -> usize {
+        self.state.content.lock().unwrap()[path].1.len()
+    }
+
     /// The next requests whose paths contain `part` go wrong like this, one after the other.
     pub(in crate::image) fn fail(&self, part: &str, faults: impl IntoIterator<Item = Fault>) {
         let mut all = self.state.faults.lock().unwrap();

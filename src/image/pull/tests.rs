@@ -510,24 +510,36 @@ fn an_index_leads_to_the_manifest_of_this_platform() {
     let server = FaultServer::start();
     let boot = boot_layer();
     let manifest = server.put_image("a", &[&boot]);
-    let entry = |digest: Digest, architecture: &str| {
-        json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "size": 1,
+    let size = server.size("/v2/a/manifests/latest");
+    let entry = |digest: Digest, size: usize, architecture: &str| {
+        json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "size": size,
             "digest": digest, "platform": {"os": "linux", "architecture": architecture}})
     };
     let media_type = "application/vnd.oci.image.index.v1+json";
     let entries = [
-        entry(Digest::of(b"other"), "s390x"),
-        entry(manifest, Platform::host().architecture),
+        entry(Digest::of(b"other"), 1, "s390x"),
+        entry(manifest, size, Platform::host().architecture),
     ];
     let index = json!({"schemaVersion": 2, "manifests": entries}).to_string();
     server.put("/v2/a/manifests/latest", media_type, index.into_bytes());
     let host = Host::new();
     let image = pull_from(&server, &host, "a").unwrap();
     assert_eq!(image.manifest_digest, manifest);
+    // One that says that the manifest is shorter than it is.
+    let lie = entry(manifest, size - 1, Platform::host().architecture);
+    let index = json!({"schemaVersion": 2, "manifests": [lie]}).to_string();
+    server.put("/v2/a/manifests/latest", media_type, index.into_bytes());
+    let error = pull_from(&server, &host, "a").unwrap_err();
+    let text = format!(
+        "manifest has {size} bytes, and what names it says {}",
+        size - 1
+    );
+    assert!(chain(&error).contains(&text), "{}", chain(&error));
     // An index that names itself, or another, leads nowhere.
     let nested = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": []}).to_string();
     let inner = Digest::of(nested.as_bytes());
-    let outer = json!({"schemaVersion": 2, "manifests": [entry(inner, "amd64")]}).to_string();
+    let outer =
+        json!({"schemaVersion": 2, "manifests": [entry(inner, nested.len(), "amd64")]}).to_string();
     server.put(
         &format!("/v2/a/manifests/{inner}"),
         media_type,
