@@ -178,11 +178,39 @@ fn chain(error: &Failure) -> Vec<String> {
     let mut links: Vec<String> = Vec::new();
     let mut link: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = link {
-        let text = error.to_string();
+        let text = harmless(&error.to_string());
         if links.last() != Some(&text) {
             links.push(text);
         }
         link = error.source();
     }
     links
+}
+
+/// A message that moves no cursor: it may quote a registry, a plugin or a file, through whatever library
+/// has read them.
+fn harmless(message: &str) -> String {
+    let mut shown = String::with_capacity(message.len());
+    for c in message.chars() {
+        match c.is_control() && c != '\n' {
+            true => shown.extend(c.escape_debug()),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_error_moves_the_cursor() {
+        let quoting = io::Error::other("unknown \x1b[2J\u{9b}1A\r\u{7}\0 at\nline 2");
+        let line = Failure::Output(quoting).line();
+        assert_eq!(
+            line,
+            "cannot write the output: unknown \\u{1b}[2J\\u{9b}1A\\r\\u{7}\\0 at\nline 2"
+        );
+    }
 }

@@ -216,7 +216,10 @@ struct Kind {
 /// Reads an index or a manifest. `content_type` counts where the text does not name its type.
 pub(crate) fn read(body: &[u8], content_type: Option<&str>) -> Result<Document, ManifestError> {
     let document = "manifest";
-    let malformed = |source| ManifestError::Malformed { document, source };
+    let malformed = |error| ManifestError::Malformed {
+        document,
+        source: plain(&error),
+    };
     let kind: Kind = serde_json::from_slice(body).map_err(malformed)?;
     if kind.schema_version == Some(1) {
         return Err(ManifestError::Schema1);
@@ -337,9 +340,9 @@ struct RawRootFs {
 /// Reads the config of an image for `platform`.
 pub(crate) fn read_config(body: &[u8], platform: Platform) -> Result<Config, ManifestError> {
     let raw: RawConfig =
-        serde_json::from_slice(body).map_err(|source| ManifestError::Malformed {
+        serde_json::from_slice(body).map_err(|error| ManifestError::Malformed {
             document: "config",
-            source,
+            source: plain(&error),
         })?;
     if !platform.runs(&raw.os, &raw.architecture, raw.variant.as_deref()) {
         return Err(ManifestError::Platform {
@@ -461,6 +464,11 @@ fn unsupported(subject: String, media_type: &str) -> ManifestError {
         subject,
         media_type: printable(media_type),
     }
+}
+
+/// The error of a reader that may quote what it has read, made fit to be shown.
+pub(crate) fn plain(error: &serde_json::Error) -> serde_json::Error {
+    serde::de::Error::custom(printable(&error.to_string()))
 }
 
 /// At most 200 characters of a foreign text, none of which moves the cursor of a terminal.

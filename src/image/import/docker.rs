@@ -42,9 +42,9 @@ struct Image {
 pub(super) fn read(bundle: &Bundle, assembly: &Assembly<'_>) -> Result<Contents, Reason> {
     let images = bundle.document(MANIFEST, None)?;
     let images: Vec<Image> =
-        serde_json::from_slice(&images).map_err(|source| Reason::Malformed {
+        serde_json::from_slice(&images).map_err(|error| Reason::Malformed {
             name: MANIFEST,
-            source,
+            source: manifest::plain(&error),
         })?;
     let image = choose(&images, assembly.image)?;
     let body = bundle.document(&image.config, digest_in(&image.config).as_ref())?;

@@ -45,9 +45,9 @@ struct Layout {
 pub(super) fn read(bundle: &Bundle, assembly: &Assembly<'_>) -> Result<Contents, Reason> {
     let platform = assembly.options.platform;
     let layout = bundle.document(LAYOUT, None)?;
-    let layout: Layout = serde_json::from_slice(&layout).map_err(|source| Reason::Malformed {
+    let layout: Layout = serde_json::from_slice(&layout).map_err(|error| Reason::Malformed {
         name: LAYOUT,
-        source,
+        source: manifest::plain(&error),
     })?;
     if layout.image_layout_version != VERSION {
         let version = manifest::printable(&layout.image_layout_version);
