@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -116,6 +117,69 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         next = error.source();
     }
     text
+}
+
+/// Runs a test of this program once more, in a process of its own with 2 GiB of addresses, so that what
+/// it costs can be measured. True is what that process gets.
+pub(super) fn is_alone(module: &str, test: &str) -> bool {
+    const ALONE: &str = "COCOON_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let (_, path) = module.split_once("::").unwrap();
+    let done = Command::new("sh")
+        .args(["-c", "ulimit -v 2097152 && exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args([&format!("{path}::{test}"), "--exact"])
+        .args(["--nocapture", "--test-threads=1"])
+        .env(ALONE, "yes")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    let why = String::from_utf8_lossy(&done.stderr);
+    assert!(
+        done.status.success() && said.contains("1 passed"),
+        "{said}{why}"
+    );
+    false
+}
+
+/// What a process that is alone had spent at some time.
+pub(super) struct Cost {
+    processor: Duration,
+    memory: u64,
+}
+
+impl Cost {
+    pub(super) fn now() -> Self {
+        // Forgets how much memory there once was.
+        fs::write("/proc/self/clear_refs", "5").unwrap();
+        Self {
+            processor: processor_time(),
+            memory: most_memory(),
+        }
+    }
+
+    /// That since then there was no more than so much processor time, and memory in bytes at once.
+    pub(super) fn assert_within(&self, processor: Duration, memory: u64, what: &str) {
+        let spent = processor_time() - self.processor;
+        assert!(spent < processor, "{what} takes {spent:?}");
+        let more = most_memory().saturating_sub(self.memory);
+        assert!(more < memory, "{what} takes {more} bytes of memory");
+    }
+}
+
+fn processor_time() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    now.try_into().unwrap()
+}
+
+/// The most memory since it was forgotten, in bytes.
+fn most_memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.unwrap().trim().trim_end_matches(" kB");
+    kib.parse::<u64>().unwrap() << 10
 }
 
 /// Keeps what a pull or an import tells.

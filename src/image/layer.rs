@@ -13,10 +13,11 @@
 //!
 //! Invariants:
 //! - What is not understood is refused by name, never skipped or guessed.
-//! - Memory is bounded by [`Limits`], whatever the tar says; file data is never held.
+//! - Memory and time are bounded by [`Limits`], whatever the tar says; file data is never held.
 //! - The three files exist only after a success.
 
 mod archive;
+mod bounded;
 mod conversion;
 mod error;
 mod header;
@@ -29,6 +30,7 @@ use std::io::Read;
 use std::path::Path;
 
 pub(super) use self::archive::{Archive, Entry, EntryKind, InodeKind};
+use self::bounded::Bounded;
 use self::conversion::{Conversion, Done};
 pub use self::error::{EntryName, LayerError, Refusal};
 pub(super) use self::header::is_header;
@@ -110,7 +112,8 @@ pub fn convert<'a>(
     let folder = folder.unwrap_or(Path::new("."));
     let image = ImageWriter::new(handle, folder, compression).map_err(image_error)?;
     let mut conversion = Conversion::new(image, limits, to);
-    let mut archive = Archive::new(tar);
+    let mut tar = Bounded::new(tar, limits);
+    let mut archive = Archive::new(&mut tar);
     let mut entries = 0;
     while let Some(entry) = archive.next_entry()? {
         entries += 1;
