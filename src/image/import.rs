@@ -51,6 +51,12 @@ mod tests;
 #[cfg(test)]
 mod tests_of_archives;
 #[cfg(test)]
+mod tests_of_attacks;
+#[cfg(test)]
+mod tests_of_documents;
+#[cfg(test)]
+mod tests_of_streams;
+#[cfg(test)]
 mod tests_with_tools;
 
 use bundle::Bundle;
