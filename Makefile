@@ -4,7 +4,7 @@
 # make bench    the engines side by side: boot, restore, memory, disk, network (bench/run)
 # make lint     clippy and rustfmt, as CI has them
 # make fmt      format the code
-# make fuzz     give the micro engine what a hostile guest would, SECONDS=600 a target (fuzz/README.md)
+# make fuzz     give it what a hostile guest, image or file would, SECONDS=600 a target (fuzz/README.md)
 # make man      a man page for each command, in target/man
 # make install  put the program into $(DESTDIR)$(PREFIX)/bin, and the man pages into share/man/man1
 
@@ -54,12 +54,13 @@ fmt:
 	cargo fmt --manifest-path vmm-glue/Cargo.toml
 
 SECONDS := 600
-FUZZ := state transport block net balloon rng vsock
+FUZZ := state transport block net balloon rng vsock \
+	reference documents layer conflist cni_result config frames tree control
 
 fuzz:
 	@cargo fuzz --version >/dev/null || { echo "fuzz/README.md says how to install cargo-fuzz"; exit 1; }
 	@for target in $(FUZZ); do \
-		RUSTC_BOOTSTRAP=1 cargo fuzz run --debug-assertions $$target -- \
+		TMPDIR=/dev/shm RUSTC_BOOTSTRAP=1 cargo fuzz run --debug-assertions $$target -- \
 			-max_total_time=$(SECONDS) -print_final_stats=1 || exit 1; \
 	done
 

@@ -15,6 +15,8 @@ mod error;
 mod exec;
 #[cfg(test)]
 mod fixture;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 
 pub use client::Agent;
 pub use error::{AgentError, Nonsense};

@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::EngineName;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+
 /// Longest folder of VMs for which the socket paths below it fit into a `sockaddr_un` (108 bytes
 /// with the final NUL, less `/vms/<16 digits>/console.sock`).
 const MAX_RUN_DIR: usize = 107 - "/vms/0123456789abcdef/console.sock".len();

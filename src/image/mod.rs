@@ -17,6 +17,8 @@ mod decode;
 mod download;
 pub mod erofs;
 pub mod fetch;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod hosts;
 pub mod import;
 pub mod layer;

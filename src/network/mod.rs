@@ -17,6 +17,8 @@
 pub mod cni;
 pub mod conflist;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod netlink;
 pub mod plan;
 pub mod plugin;

@@ -12,6 +12,8 @@
 
 pub mod client;
 pub mod engine;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod launch;
 pub mod logging;
 pub mod protocol;

@@ -94,7 +94,7 @@ fn accept(listener: &UnixListener, handler: &Arc<Handler>) {
     }
 }
 
-fn serve(mut stream: UnixStream, handler: &Handler) -> io::Result<()> {
+pub(super) fn serve(mut stream: UnixStream, handler: &Handler) -> io::Result<()> {
     stream.set_read_timeout(Some(IDLE_TIMEOUT))?;
     stream.set_write_timeout(Some(IDLE_TIMEOUT))?;
     while let Some(request) = protocol::receive(&mut stream)? {

@@ -1,0 +1,4 @@
+//! The documents of an image.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| cocoon::image::fuzzing::documents(data));
