@@ -10,14 +10,18 @@
 //!   [host."http://mirror.example:5000"]    asked before, in the order of the file
 //!   capabilities = ["pull", "resolve"]     resolve: trusted to say what a tag means
 //! ```
-//! Format: containerd, `docs/hosts.md`. Of its fields `client`, `header` and `proxy` are refused, and not
-//! ignored, for without them requests would go out that were not meant to.
+//! A folder without `hosts.toml` is one of Docker's: its files `*.crt` are certificates of authorities for the
+//! registry itself, which then speaks TLS wherever it is.
+//!
+//! Format: containerd, `docs/hosts.md`. Of its fields `client`, `header` and `proxy` are refused, and so
+//! is Docker's `*.cert` of a client, and not ignored, for without them requests would go out that were not meant to.
 //!
 //! Invariants: what is configured and cannot be understood is an error, never the registry itself; a host
 //! gets the credentials that are filed under its own name alone.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -87,6 +91,8 @@ pub enum HostsError {
         text: String,
         wanted: &'static str,
     },
+    #[error("{} is the certificate of a client, and none can be shown to a registry", path.display())]
+    Client { path: PathBuf },
     #[error("{} has no certificate in PEM form, or a damaged one", path.display())]
     NoCertificate { path: PathBuf },
 }
@@ -133,14 +139,47 @@ pub(crate) fn endpoints(
     folder: Option<&Path>,
     registry: &str,
 ) -> Result<Vec<Endpoint>, HostsError> {
-    for name in folder.map(|_| folders(registry)).unwrap_or_default() {
-        let path = folder.map(|folder| folder.join(name).join("hosts.toml"));
-        let text = path.as_deref().map(read).transpose()?.flatten();
-        if let (Some(path), Some(text)) = (path, text) {
+    let all = folder.into_iter().flat_map(|folder| {
+        let names = folders(registry).into_iter();
+        names.map(move |name| folder.join(name))
+    });
+    for folder in all {
+        let path = folder.join("hosts.toml");
+        if let Some(text) = read(&path)? {
             return parse(&path, &text, registry);
+        }
+        let ca = authorities(&folder)?;
+        if !ca.is_empty() {
+            return Ok(vec![Endpoint {
+                ca,
+                plain: false,
+                ..Endpoint::of(registry)
+            }]);
         }
     }
     Ok(vec![Endpoint::of(registry)])
+}
+
+/// The certificates in a folder of Docker's, if it is one.
+fn authorities(folder: &Path) -> Result<Vec<Vec<u8>>, HostsError> {
+    let failed = |source| HostsError::Read {
+        path: folder.to_owned(),
+        source,
+    };
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        match path.extension().and_then(OsStr::to_str) {
+            Some("crt") => found.extend(certificates(&path)?),
+            Some("cert") => return Err(HostsError::Client { path }),
+            _ => {}
+        }
+    }
+    Ok(found)
 }
 
 /// The folders that may configure a registry, the first one first.
@@ -327,7 +366,6 @@ fn is_loopback(registry: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
     use tempfile::TempDir;
 
     /// A folder with `hosts.toml` of this text for each of these names.
@@ -496,6 +534,31 @@ mod tests {
                 .to_string();
             assert!(error.contains(sentence), "{error}");
             assert!(error.contains("r.example/"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_folder_of_dockers_has_certificates_and_none_of_a_client() {
+        for (file, sentence) in [
+            ("ca.crt", "no certificate in PEM form"),
+            ("client.cert", "is the certificate of a client"),
+            ("client.key", ""),
+            ("README", ""),
+        ] {
+            let dir = folder(&[]);
+            fs::create_dir(dir.path().join("r.example")).unwrap();
+            fs::write(dir.path().join("r.example").join(file), "none").unwrap();
+            match endpoints(Some(dir.path()), "r.example") {
+                Ok(found) => assert_eq!((found, sentence), (vec![Endpoint::of("r.example")], "")),
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(text.contains(sentence) && text.contains(file), "{text}");
+                    assert_ne!(sentence, "");
+                }
+            }
+            // `hosts.toml` says it all.
+            fs::write(dir.path().join("r.example/hosts.toml"), "").unwrap();
+            assert_eq!(found(&dir, "r.example"), [Endpoint::of("r.example")]);
         }
     }
 

@@ -241,4 +241,16 @@ fn a_registry_with_a_certificate_and_passwords_is_trusted_as_far_as_hosts_toml_s
             Err(other) => panic!("{other:?}"),
         }
     }
+    // As Docker has it: a file for the registry itself, which here is on this host.
+    let name: Reference = format!("localhost:{port}/some/vm:1").parse().unwrap();
+    let folder = files.path().join(format!("certs.d/localhost:{port}"));
+    let options = PullOptions {
+        registry_config: Some(files.path().join("certs.d")),
+        docker_config: Some(at("config.json").into()),
+        ..options()
+    };
+    pull(&name, &options, &host.store, &Silent).unwrap_err();
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("ca.crt"), fs::read(at("ca.pem")).unwrap()).unwrap();
+    pull(&name, &options, &host.store, &Silent).unwrap();
 }
