@@ -168,8 +168,14 @@ fn split_registry(name: &str) -> Result<(String, String), &'static str> {
         _ => (DEFAULT_REGISTRY, name),
     };
     check_registry(registry)?;
-    // Host names know no case.
-    let registry = match registry.to_ascii_lowercase() {
+    // Host names know no case; what only its capitals tell from a part of a repository would be one later.
+    let lower = registry.to_ascii_lowercase();
+    if !looks_like_a_host(&lower) {
+        return Err(
+            "a repository must be lower-case, and a registry without a dot must have its port",
+        );
+    }
+    let registry = match lower {
         legacy if legacy == LEGACY_DEFAULT_REGISTRY => DEFAULT_REGISTRY.to_owned(),
         registry => registry,
     };
@@ -338,6 +344,8 @@ mod tests {
             ("", "repository has parts"),
             ("Ubuntu", "lower-case"),
             ("a/Ubuntu", "lower-case"),
+            // Found by fuzzing: its normal form was an image of Docker Hub.
+            ("io3aY/b", "lower-case, and a registry without a dot"),
             ("-a", "repository has parts"),
             ("a-", "repository has parts"),
             ("a..b", "repository has parts"),
