@@ -20,6 +20,10 @@ use crate::protocol::{MacAddress, NicIdentity};
 /// First line of the units that are cocoon's.
 const MARK: &str = "# Written by cocoon at every boot; edits are lost.";
 
+/// How long a program of systemd's waits for it, in seconds: many clones that wake at once on one host were seen to
+/// take longer than its own 25 s. Whoever waits for the agent decides how long is too long.
+const BUS_SECONDS: &str = "600";
+
 /// Metric of the first interface's default route; those of the others follow.
 const FIRST_METRIC: u32 = 100;
 
@@ -209,6 +213,7 @@ fn status_of(program: &str, arguments: &[&str]) -> io::Result<ExitStatus> {
     let mut command = Command::new(program);
     command
         .args(arguments)
+        .env("SYSTEMD_BUS_TIMEOUT", BUS_SECONDS)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());

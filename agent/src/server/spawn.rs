@@ -151,8 +151,16 @@ pub(super) fn set_size(terminal: impl std::os::fd::AsFd, size: TerminalSize) -> 
     Ok(rustix::termios::tcsetwinsize(terminal, size)?)
 }
 
+/// The last one that is not a real-time signal.
+const LAST_SIGNAL: i32 = 31;
+
 fn become_session(command: &mut Command, has_terminal: bool, user: Option<User>) {
     let prepare = move || {
+        // What the agent's own parents made it ignore is none of the command's business.
+        for signal in 1..=LAST_SIGNAL {
+            // SAFETY: no handler is set. Two signals have none that could be changed, and refuse.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
         rustix::process::setsid()?;
         if has_terminal {
             rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;

@@ -148,6 +148,15 @@ fn what_is_no_request_is_answered_by_a_failure_or_an_end() {
 }
 
 #[test]
+#[expect(unsafe_code, reason = "this process ignores a signal")]
+fn a_command_does_not_ignore_what_the_agent_was_made_to_ignore() {
+    // SAFETY: no handler is set, and nothing else in these tests has to do with this signal.
+    unsafe { libc::signal(libc::SIGUSR2, libc::SIG_IGN) };
+    let (output, _, ending) = Host::start(shell("kill -s USR2 $$; echo lives")).finish();
+    assert_eq!((output.as_str(), ending), ("", Ending::Signal(12)));
+}
+
+#[test]
 fn a_command_has_its_streams_its_environment_and_its_exit_code() {
     let mut wanted = shell("cat; echo $GREETING $PWD $HOME >&2; exit 7");
     wanted.env = vec![
