@@ -56,15 +56,26 @@ impl FromStr for Digest {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || InvalidDigest(text.to_owned());
         let hex = text.strip_prefix("sha256:").ok_or_else(invalid)?;
-        if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        let (pairs, []) = hex.as_bytes().as_chunks::<2>() else {
+            return Err(invalid());
+        };
+        let mut bytes = [0; 32];
+        if pairs.len() != bytes.len() {
             return Err(invalid());
         }
-        let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks(2)) {
-            let pair = std::str::from_utf8(pair).map_err(|_| invalid())?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| invalid())?;
+        for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+            *byte = nibble(*high).ok_or_else(invalid)? << 4 | nibble(*low).ok_or_else(invalid)?;
         }
         Ok(Self(bytes))
+    }
+}
+
+/// A digit as OCI has them: in lower case.
+fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
     }
 }
 
