@@ -2,18 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
 
 use cocoon::units::Digest;
 
 use super::counter::{self, Counter};
-use super::stderr;
-
-/// How long the registry may take to listen; it takes some 100 ms on an idle machine.
-const START_LIMIT: Duration = Duration::from_secs(60);
+use super::{registry, stderr};
 
 /// The tar of a root file system that boots.
 pub(crate) fn root_tar() -> Vec<u8> {
@@ -118,91 +114,39 @@ fn run(command: &mut Command) {
     assert!(done.status.success(), "{command:?}: {}", stderr(&done));
 }
 
-/// Debian's `docker-registry`, on a port of its own, which goes with the test.
+/// A registry whose images a workshop makes.
 pub(crate) struct Registry {
     workshop: Workshop,
+    registry: registry::Registry,
     pub(crate) address: SocketAddr,
-    child: Child,
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Registry {
     /// Nothing, and a line that says why, where a tool is missing.
     #[expect(clippy::print_stdout, reason = "it says why a test did not run")]
     pub(crate) fn start() -> Option<Self> {
-        for tool in ["docker-registry", "skopeo", "python3"] {
-            let found = Command::new(tool).arg("--version").output();
-            if !found.is_ok_and(|done| done.status.success()) {
-                println!("SKIPPED: {tool} is not installed");
-                return None;
+        match registry::Registry::start("", "") {
+            Ok(registry) => Some(Self {
+                workshop: Workshop::new(),
+                address: registry.address,
+                registry,
+            }),
+            Err(why) => {
+                println!("SKIPPED: {why}");
+                None
             }
         }
-        let workshop = Workshop::new();
-        // Someone else may take the port in between: then the registry ends, and another is tried.
-        for _ in 0..5 {
-            let free = TcpListener::bind("127.0.0.1:0").unwrap();
-            let address = free.local_addr().unwrap();
-            drop(free);
-            if let Some(child) = listen(workshop.dir.path(), address) {
-                return Some(Self {
-                    workshop,
-                    address,
-                    child,
-                });
-            }
-        }
-        panic!("the registry does not start");
     }
 
     /// Puts in an image `name` of these layers, bottom first.
     pub(crate) fn push(&self, name: &str, layers: &[Vec<u8>]) {
         let layout = self.workshop.layout(name, layers);
-        run(Command::new("skopeo")
-            .args(["--insecure-policy", "copy", "--dest-tls-verify=false"])
-            .arg(format!("oci:{}:latest", layout.display()))
-            .arg(format!("docker://{}/{name}:latest", self.address)));
+        let image = format!("{}:latest", layout.display());
+        self.registry.copy(&image, &format!("{name}:latest"), &[]);
     }
 
     /// As users call the image `name` in it.
     pub(crate) fn reference(&self, name: &str) -> String {
         format!("{}/{name}:latest", self.address)
     }
-}
-
-fn listen(dir: &Path, address: SocketAddr) -> Option<Child> {
-    let config = format!(
-        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
-         http: {{addr: '{address}'}}\n",
-        dir.join("registry").display()
-    );
-    fs::write(dir.join("registry.yml"), config).unwrap();
-    let log = File::create(dir.join("registry.log")).unwrap();
-    let mut child = Command::new("docker-registry")
-        .arg("serve")
-        .arg(dir.join("registry.yml"))
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
-    let begun = Instant::now();
-    while begun.elapsed() < START_LIMIT {
-        if TcpStream::connect(address).is_ok() {
-            return Some(child);
-        }
-        if child.try_wait().unwrap().is_some() {
-            return None;
-        }
-        // A program of someone else's gives no sign but its open port.
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let _ = child.kill();
-    let _ = child.wait();
-    None
 }

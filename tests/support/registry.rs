@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long the registry may take to listen; it takes some 100 ms on an idle machine.
-const START_LIMIT: Duration = Duration::from_secs(30);
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// A registry of a test's own, on a port of its own.
 pub(crate) struct Registry {
@@ -87,12 +87,17 @@ impl Registry {
 
     /// Pushes `tag` of the layout; returns by which name it can be pulled.
     pub(crate) fn push(&self, tag: &str, flags: &[&str]) -> String {
-        let name = format!("{}/some/{tag}:1", self.address);
-        let source = format!("oci:{}:{tag}", self.path("layout").display());
+        let image = format!("{}:{tag}", self.path("layout").display());
+        self.copy(&image, &format!("some/{tag}:1"), flags)
+    }
+
+    /// Pushes an image of an OCI layout, as `name`; returns by which name it can be pulled.
+    pub(crate) fn copy(&self, image: &str, name: &str, flags: &[&str]) -> String {
+        let name = format!("{}/{name}", self.address);
         run(Command::new("skopeo")
             .args(["--insecure-policy", "copy", "--dest-tls-verify=false"])
             .args(flags)
-            .args([source, format!("docker://{name}")]));
+            .args([format!("oci:{image}"), format!("docker://{name}")]));
         name
     }
 }
