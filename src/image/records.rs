@@ -153,21 +153,11 @@ pub fn resolve(
     if let Some(image) = normalised.map(|name| get(tx, name)).transpose()?.flatten() {
         return Ok(image);
     }
-    let not_found = || -> Result<ImageRecordError, DatabaseError> {
-        let names = list(tx)?.into_iter().map(|image| image.name);
-        Ok(ImageRecordError::NotFound {
-            reference: typed.to_owned(),
-            near: normalised.and_then(|name| rows::most_like(typed, name, names)),
-        })
-    };
     let hex = typed.strip_prefix("sha256:").unwrap_or(typed);
-    if hex.len() < SHORTEST_DIGEST || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(not_found()?);
-    }
-    let mut found: Vec<_> = list(tx)?
+    let is_digest = hex.len() >= SHORTEST_DIGEST && hex.bytes().all(|b| b.is_ascii_hexdigit());
+    let (mut found, others): (Vec<_>, Vec<_>) = list(tx)?
         .into_iter()
-        .filter(|image| image.digest.hex().starts_with(hex))
-        .collect();
+        .partition(|image| is_digest && image.digest.hex().starts_with(hex));
     if found.iter().any(|image| image.digest != found[0].digest) {
         let candidates = found.into_iter().map(|image| image.name).collect();
         return Err(ImageRecordError::Ambiguous {
@@ -176,10 +166,13 @@ pub fn resolve(
         });
     }
     if found.is_empty() {
-        Err(not_found()?)
-    } else {
-        Ok(found.swap_remove(0))
+        let names = others.into_iter().map(|image| image.name);
+        return Err(ImageRecordError::NotFound {
+            reference: typed.to_owned(),
+            near: normalised.and_then(|name| rows::most_like(typed, name, names)),
+        });
     }
+    Ok(found.swap_remove(0))
 }
 
 /// Every layer that some image needs.
