@@ -1,4 +1,5 @@
-# Takes samples of the engines, those that are still missing. Sourced by bench/run and bench/lab.
+# Takes samples of the engines, those that are still missing, and writes those of the program. Sourced by bench/run,
+# bench/native and bench/lab.
 #
 #     $ENGINES             the engines, in the order of their turns
 #     $COCOON_ENGINE_BENCH_<engine>    their programs
@@ -11,6 +12,15 @@ SAMPLE_SECONDS=150
 
 skipped() {
     echo "SKIPPED: $1" | tee -a "${OUT:-$work/native}/skipped"
+}
+
+# figure ENGINE GUEST FIGURE MIB UNIT NUMBER VALUE...: samples of one figure, in a file of their own.
+figure() {
+    local engine=$1 guest=$2 figure=$3 mib=$4 unit=$5 number=$6
+    shift 6
+    printf '%s\n' "$@" | jq -c --arg engine "$engine" --arg guest "$guest" --arg figure "$figure" --argjson mib "$mib" \
+        --arg unit "$unit" '{engine: $engine, guest: $guest, figure: $figure, mib: $mib, unit: $unit, value: .}' \
+        >"$OUT/${figure//[ ,]/_}.$mib.$engine.$number.json"
 }
 
 # in_turn ROUND SAMPLE MIB: one sample of each engine; who comes first changes with the rounds.
