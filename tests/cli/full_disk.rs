@@ -4,6 +4,8 @@
 
 #![expect(clippy::print_stdout, reason = "it says how often the disk was full")]
 
+use std::time::{Duration, Instant};
+
 use crate::support::counter::{Counter, SHAPE, runs_here};
 use crate::support::disk::{Limit, PAGE, SmallDisk};
 use crate::support::image::{Files, Registry, Workshop, data_tar, root_tar};
@@ -68,6 +70,15 @@ impl Host {
         (bytes - if is_here { log } else { 0 }, inodes)
     }
 
+    /// Waits until as much is used as before: a process that is ending holds its files, removed or not, for some
+    /// moments longer than the lock by which others know that it lives. Nobody tells when it has let go of them.
+    fn wait_for_used(&self, before: (u64, u64)) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.used() != before && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Runs a verb with so much room; whether it was enough.
     fn succeeds(&self, verb: &Verb<'_>, room: Limit) -> bool {
         let what = format!("{:?} with room for {room:?}", verb.args);
@@ -95,6 +106,7 @@ impl Host {
         }
         (verb.undo)();
         self.counter.ok(&["gc"]);
+        self.wait_for_used(before);
         assert_eq!(self.used(), before, "what is used after {what}: {told}");
         self.room_for_all();
         output.status.success()

@@ -40,6 +40,15 @@ lab_fails_once_and_lives() {
     [ -e /run/lab/failed ] || { touch /run/lab/failed && fail "for the first time"; }
 }
 
+lab_fails_once_with_what_the_program_said() {
+    [ ! -e /run/lab/told ] || return 0
+    touch /run/lab/told
+    printf '#!/bin/sh\necho "error: it is so" >&2\nexit 1\n' >/lab/program
+    chmod +x /lab/program
+    COCOON_BIN=/lab/program
+    cocoon vm list # the line that is named
+}
+
 lab_after_all() {
     [ -e /run/lab/ran-before ]
 }
