@@ -308,6 +308,11 @@ fn import(reason: &Reason) -> Option<&'static str> {
 
 fn registry(error: &RegistryError) -> Option<&'static str> {
     match error {
+        RegistryError::Unreachable { proxy: Some(_), .. }
+        | RegistryError::Unauthorized { proxy: Some(_), .. }
+        | RegistryError::Refused { proxy: Some(_), .. } => Some(
+            "check the proxy, which HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names; what NO_PROXY names is asked directly",
+        ),
         RegistryError::Unreachable { .. } => Some("check the registry's name, and that it is up"),
         RegistryError::NotFound { .. } => Some("check the image's name and tag"),
         RegistryError::Unauthorized { .. } | RegistryError::Login { .. } => {

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::Once;
 use std::time::Duration;
 
+use hyper_util::client::proxy::matcher::Matcher;
 use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use oci_client::errors::{OciDistributionError, OciEnvelope};
 use oci_client::secrets::RegistryAuth;
@@ -65,6 +66,8 @@ pub(crate) struct Repository {
     base: String,
     /// `?ns=<registry>`, where the host stands in for one.
     query: String,
+    /// The proxy through which the environment wants it to be asked, without its password.
+    proxy: Option<String>,
     docker_config: Option<PathBuf>,
     login: Mutex<Login>,
 }
@@ -89,8 +92,10 @@ impl Repository {
         let scheme = if endpoint.plain { "http" } else { "https" };
         let host = name.resolve_registry();
         let stands_for = endpoint.stands_for.as_ref();
+        let base = format!("{scheme}://{host}{}/{repository}", endpoint.root);
         Ok(Self {
-            base: format!("{scheme}://{host}{}/{repository}", endpoint.root),
+            proxy: proxy_of(&base),
+            base,
             query: stands_for.map_or_else(String::new, |registry| format!("?ns={registry}")),
             http: http_client(&endpoint)?,
             endpoint,
@@ -288,6 +293,7 @@ impl Repository {
     fn unauthorized(&self, answer: &str) -> RegistryError {
         RegistryError::Unauthorized {
             registry: self.registry().to_owned(),
+            proxy: self.proxy.clone(),
             repository: self.name.repository().to_owned(),
             answer: answer.to_owned(),
         }
@@ -323,6 +329,7 @@ impl Repository {
             },
             _ => RegistryError::Refused {
                 registry,
+                proxy: self.proxy.clone(),
                 what,
                 status,
                 answer,
@@ -368,7 +375,11 @@ impl Repository {
         // Addresses of blobs may hold signatures that open them to anyone.
         let source = source.without_url();
         if source.is_connect() || source.is_builder() || source.is_redirect() {
-            RegistryError::Unreachable { registry, source }
+            RegistryError::Unreachable {
+                registry,
+                proxy: self.proxy.clone(),
+                source,
+            }
         } else {
             RegistryError::Interrupted {
                 registry,
@@ -411,6 +422,15 @@ fn http_client(endpoint: &Endpoint) -> Result<reqwest::Client, RegistryError> {
         false => builder.tls_certs_merge(ca),
     };
     builder.build().map_err(failed)
+}
+
+/// The proxy through which requests to `url` go, as reqwest takes it from the environment.
+fn proxy_of(url: &str) -> Option<String> {
+    let through = Matcher::from_env().intercept(&url.parse().ok()?)?;
+    let (scheme, host) = (through.uri().scheme_str()?, through.uri().host()?);
+    let port = through.uri().port();
+    let port = port.map_or_else(String::new, |port| format!(":{port}"));
+    Some(format!("{scheme}://{host}{port}"))
 }
 
 fn connect_timeout(endpoint: &Endpoint) -> Duration {

@@ -13,6 +13,7 @@ mod log;
 mod mistakes;
 mod newcomers;
 mod output;
+mod proxy;
 mod seed;
 mod snapshot;
 mod status;

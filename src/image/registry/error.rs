@@ -21,10 +21,12 @@ pub enum RegistryError {
         source: Box<OciDistributionError>,
     },
     /// No such host, nobody listening, no route, or a TLS handshake that failed.
-    #[error("cannot reach registry {registry}")]
+    #[error("cannot reach registry {registry}{}", through(proxy.as_ref()))]
     Unreachable {
         /// The registry.
         registry: String,
+        /// Through which proxy it was asked.
+        proxy: Option<String>,
         /// Why.
         #[source]
         source: reqwest::Error,
@@ -58,11 +60,14 @@ pub enum RegistryError {
     },
     /// The registry wants (other) credentials, or the repository does not exist.
     #[error(
-        "registry {registry} refuses access to {repository}, or has no such repository{answer}"
+        "registry {registry}{} refuses access to {repository}, or has no such repository{answer}",
+        through(proxy.as_ref())
     )]
     Unauthorized {
         /// The registry.
         registry: String,
+        /// Through which proxy it was asked, which may be who refuses.
+        proxy: Option<String>,
         /// The repository.
         repository: String,
         /// What the registry answered, if anything, behind a colon.
@@ -101,10 +106,12 @@ pub enum RegistryError {
         retry_after: Option<Duration>,
     },
     /// Any other status.
-    #[error("registry {registry} does not send {what}: status {status}{answer}")]
+    #[error("registry {registry}{} does not send {what}: status {status}{answer}", through(proxy.as_ref()))]
     Refused {
         /// The registry.
         registry: String,
+        /// Through which proxy it was asked, which may be who refuses.
+        proxy: Option<String>,
         /// What was asked for.
         what: String,
         /// HTTP status.
@@ -170,6 +177,10 @@ pub enum RegistryError {
         /// The `Content-Range` that came.
         answer: String,
     },
+}
+
+fn through(proxy: Option<&String>) -> String {
+    proxy.map_or_else(String::new, |proxy| format!(" (through the proxy {proxy})"))
 }
 
 impl RegistryError {
