@@ -260,6 +260,10 @@ pub struct Renewed {
     /// What could not be done, and without which the guest still is who it shall be; a sentence each.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// The guest's time when that was done, in nanoseconds since 1970: how much later the answer is heard, so late
+    /// its clock may be at most. An older agent does not say it.
+    #[serde(default)]
+    pub clock_ns: Option<u64>,
 }
 
 /// What is in use after growing.

@@ -11,6 +11,7 @@ use cocoon_agent::protocol::{
     Started, printable,
 };
 use cocoon_agent::tree::{self, Destination, Receiver, TreeError};
+use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
 use super::AgentError;
@@ -31,6 +32,11 @@ const PART: u32 = 4;
 /// How long the answer of a short call may take, unless the caller has more patience; keys for sshd take an
 /// emulated guest some seconds, beside many clones of it some times that.
 const CALL: Duration = Duration::from_secs(180);
+
+/// How late the clock of a guest may be, and how often it is set while it may be later: a guest beside many others
+/// hears what it is told up to some seconds later.
+const CLOCK_LATE: Duration = Duration::from_millis(200);
+const CLOCK_TRIES: u32 = 50;
 
 /// Warnings of one answer that anybody would read.
 const WARNINGS_MAX: usize = 16;
@@ -72,15 +78,53 @@ impl<'a> Agent<'a> {
         hello_over(self.connect(patience, is_refusal)?, patience)
     }
 
-    /// Makes the guest somebody else.
+    /// Makes the guest somebody else, and tells it what time it is; again while it takes too long to hear that. Returns
+    /// what the agent could not do besides, a sentence each.
     ///
     /// # Errors
     /// As [`Agent::hello`], or the agent could not do it.
-    pub fn identity(&self, identity: Identity, patience: Duration) -> Result<Renewed, AgentError> {
-        let renewed: Renewed = self.call(&Request::Identity(identity), patience)?;
-        Ok(Renewed {
-            warnings: sentences(&renewed.warnings),
-        })
+    pub fn identity(
+        &self,
+        identity: Identity,
+        patience: Duration,
+    ) -> Result<Vec<String>, AgentError> {
+        let deadline = Instant::now() + patience;
+        let (mut warnings, mut late) = self.renew(identity, patience)?;
+        for _ in 1..CLOCK_TRIES {
+            if late <= CLOCK_LATE || Instant::now() >= deadline {
+                break;
+            }
+            (_, late) = self.renew(Identity::default(), patience)?;
+        }
+        if late > CLOCK_LATE {
+            let late = late.as_millis();
+            warnings.push(format!(
+                "cannot set the clock better: it may be {late} ms late"
+            ));
+        }
+        Ok(warnings)
+    }
+
+    /// Makes the guest somebody else once; returns what the agent could not do besides, and how late the guest's
+    /// clock may be: it was set when the time was heard, not when it was told.
+    fn renew(
+        &self,
+        identity: Identity,
+        patience: Duration,
+    ) -> Result<(Vec<String>, Duration), AgentError> {
+        // Until somebody accepts, the time would grow old.
+        let channel = self.connect(patience, |_| false)?;
+        let clock_ns = now_ns();
+        let request = Request::Identity(Identity {
+            clock_ns,
+            ..identity
+        });
+        let (_, renewed): (_, Renewed) = ask(channel, &request, patience)?;
+        let late = match (now_ns(), renewed.clock_ns) {
+            (Some(now), Some(clock)) => Duration::from_nanos(now.saturating_sub(clock)),
+            _ => Duration::ZERO,
+        };
+        Ok((sentences(&renewed.warnings), late))
     }
 
     /// Takes into use what was added to the VM.
@@ -237,6 +281,11 @@ fn ask<'a, T: DeserializeOwned>(
     let done = answer(&mut channel)?;
     channel.deadline = None;
     Ok((channel, done))
+}
+
+/// Nanoseconds since 1970.
+fn now_ns() -> Option<u64> {
+    u64::try_from(Timestamp::now().as_nanosecond()).ok()
 }
 
 /// A guest's warnings, fit for a terminal.

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use cocoon_agent::frame;
 use cocoon_agent::protocol::{
-    Answer, Ending, Exec, Failure, FailureKind, FromCommand, Identity, Started, TerminalSize,
+    Answer, Ending, Exec, Failure, FailureKind, FromCommand, Identity, Renewed, Request, Started,
+    TerminalSize,
 };
 use cocoon_agent::tree::{Meta, Piece};
 
@@ -103,6 +104,60 @@ fn an_agent_that_comes_late_is_waited_for() {
         .unwrap();
     assert_eq!(hello.version, cocoon_agent::protocol::VERSION);
     assert_eq!(guest.connections(), 4);
+}
+
+/// A guest whose clock is late as often as it is set, by the first of `late` at first, and on time after the last.
+fn hard_of_hearing(late: &'static [Option<u64>]) -> Guest {
+    let told = std::sync::atomic::AtomicUsize::new(0);
+    Guest::that(move |mut stream| {
+        stream.write_all(b"OK 1\n").unwrap();
+        let request = frame::read(&mut stream).unwrap().unwrap();
+        let Ok(Request::Identity(identity)) = request.header() else {
+            panic!("it is told who it is");
+        };
+        let at = told.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let is_first = at == 0;
+        assert_eq!(identity.hostname.is_some(), is_first, "once is enough");
+        let clock = identity.clock_ns.unwrap();
+        let late = late.get(at).copied().unwrap_or(Some(0));
+        let renewed = Renewed {
+            warnings: if is_first {
+                vec!["first".into()]
+            } else {
+                vec![]
+            },
+            clock_ns: late.map(|late| clock - late),
+        };
+        frame::write(&mut stream, &Answer::Done(renewed), b"").unwrap();
+    })
+}
+
+#[test]
+fn a_clock_that_was_set_late_is_set_again_and_nothing_else_is() {
+    const SECOND: Option<u64> = Some(1_000_000_000);
+    let too_late = ["cannot set the clock better"; 1];
+    for (late, tries, warnings) in [
+        (&[][..], 1, &[][..]),
+        (&[SECOND, SECOND], 3, &[]),
+        // An agent of old does not say what time it is.
+        (&[None], 1, &[]),
+        (&[SECOND; 1000], 50, &too_late[..]),
+    ] {
+        let (guest, interrupt) = (hard_of_hearing(late), never());
+        let identity = Identity {
+            hostname: Some("web".into()),
+            ..Identity::default()
+        };
+        let said = Agent::new(&guest.socket(), interrupt.as_fd())
+            .identity(identity, PATIENCE)
+            .unwrap();
+        assert_eq!(guest.connections(), tries, "{said:?}");
+        assert_eq!(said[0], "first");
+        assert_eq!(said.len(), 1 + warnings.len());
+        for (said, warning) in said[1..].iter().zip(warnings) {
+            assert!(said.starts_with(warning), "{said}");
+        }
+    }
 }
 
 #[test]
@@ -229,7 +284,6 @@ fn no_word_of_a_guest_reaches_a_terminal_as_it_is() {
         .unwrap();
     assert!(
         renewed
-            .warnings
             .iter()
             .all(|text| text.len() < 1000 && !text.contains(char::is_control))
     );

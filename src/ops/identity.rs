@@ -10,7 +10,6 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use cocoon_agent::protocol::{Identity, MacAddress, Network, NicIdentity, Route, WhichNic};
-use jiff::Timestamp;
 
 use super::vm_process::chain;
 use super::{Error, Host, exec, specify};
@@ -113,15 +112,16 @@ pub(super) fn wake(host: &Host, vm: &VmRecord, interrupt: &Interrupt) {
         return;
     }
     let agent = Agent::new(&host.layout.vm(vm.id).vsock_socket(), interrupt.as_fd());
-    let told = agent.hello_from_silence(AT_SAVE).and_then(|_| {
-        let identity = Identity {
-            clock_ns: now_ns(),
-            ..Identity::default()
-        };
-        agent.identity(identity, AT_SAVE)
-    });
+    let told = agent
+        .hello_from_silence(AT_SAVE)
+        .and_then(|_| agent.identity(Identity::default(), AT_SAVE));
     match told {
-        Ok(_) | Err(AgentError::NotThere { .. } | AgentError::Interrupted) => {}
+        Ok(warnings) => {
+            for warning in warnings {
+                tracing::warn!(vm = %vm.name, "{warning}");
+            }
+        }
+        Err(AgentError::NotThere { .. } | AgentError::Interrupted) => {}
         Err(error) => {
             tracing::warn!(vm = %vm.name, error = %chain(&error).join(": "), "the guest's clock is late");
         }
@@ -140,10 +140,13 @@ fn tell(
     if !is_there(&agent, grace(answered, patience)).map_err(failed)? {
         return Ok(Introduced::NoAgent);
     }
-    // Only now: the guest may have taken its time to answer.
-    let identity = of_now(identity)?;
-    let renewed = agent.identity(identity, patience).map_err(failed)?;
-    Ok(Introduced::Done(renewed.warnings))
+    let identity = Identity {
+        // What no guest may share with another, or with its own past.
+        seed: random::<SEED_BYTES>()?.to_vec(),
+        ..identity
+    };
+    let warnings = agent.identity(identity, patience).map_err(failed)?;
+    Ok(Introduced::Done(warnings))
 }
 
 /// Whether a guest that ran when it was saved has an agent. One without says so at once; only one that
@@ -154,19 +157,6 @@ fn is_there(agent: &Agent<'_>, grace: Duration) -> Result<bool, AgentError> {
         Err(AgentError::NotThere { .. }) => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-fn now_ns() -> Option<u64> {
-    u64::try_from(Timestamp::now().as_nanosecond()).ok()
-}
-
-/// With what no guest may share with another, or with its own past.
-fn of_now(identity: Identity) -> Result<Identity, Error> {
-    Ok(Identity {
-        seed: random::<SEED_BYTES>()?.to_vec(),
-        clock_ns: now_ns(),
-        ..identity
-    })
 }
 
 /// The NIC that the guest knows by its `saved` address, as the clone's.
@@ -239,11 +229,12 @@ mod tests {
     }
 
     #[test]
-    fn two_guests_are_not_told_the_same() {
-        let [one, two] = [(); 2].map(|()| of_now(Identity::default()).unwrap());
-        assert_ne!(one.seed, two.seed);
-        assert!(one.seed.len() <= cocoon_agent::protocol::SEED_MAX);
-        assert!(two.clock_ns >= one.clock_ns);
+    fn a_seed_is_one_that_an_agent_takes_and_an_id_is_in_hex() {
+        assert_ne!(
+            random::<SEED_BYTES>().unwrap(),
+            random::<SEED_BYTES>().unwrap()
+        );
+        const { assert!(SEED_BYTES <= cocoon_agent::protocol::SEED_MAX) };
         assert_eq!(hex(&[0, 0xab]), "00ab");
     }
 }

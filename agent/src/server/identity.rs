@@ -14,6 +14,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::ioctl::{NoArg, Setter, opcode};
 use rustix::time::{ClockId, Timespec};
@@ -63,6 +64,7 @@ pub(super) fn renew(wanted: &Identity) -> Result<Renewed, Failure> {
     if wanted.ssh_host_keys {
         warn("make new keys for sshd", renewal::ssh_host_keys(root));
     }
+    renewed.clock_ns = clock();
     Ok(renewed)
 }
 
@@ -221,6 +223,11 @@ fn set_clock(clock_ns: u64) -> io::Result<()> {
     let time = std::time::Duration::from_nanos(clock_ns);
     let time = Timespec::try_from(time).map_err(io::Error::other)?;
     Ok(rustix::time::clock_settime(ClockId::Realtime, time)?)
+}
+
+fn clock() -> Option<u64> {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since_1970.as_nanos()).ok()
 }
 
 #[cfg(test)]
