@@ -5,11 +5,10 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::image::layers;
+use super::image::{Gated, layers};
 use super::vm_process::wait_until_halted;
 use super::{Verb, nothing, steps};
 use crate::support::counter::{Counter, SHAPE};
-use crate::support::gate::Gate;
 use crate::support::image::{Registry, Workshop};
 use crate::support::{left, stderr};
 
@@ -147,22 +146,20 @@ fn root_gc_takes_nothing_from_a_vm_or_a_snapshot_that_is_being_made() {
 
 #[test]
 fn root_a_pull_of_what_gc_is_removing_waits_for_it() {
-    let (Some(registry), Some(counter)) = (Registry::start(), Counter::run()) else {
+    let Some(gated) = Gated::image(1000) else {
         return;
     };
-    registry.push("vm", &layers(1000));
-    let gate = Gate::before(registry.address);
-    let name = gate.reference("vm");
-    let pull = ["image", "pull", &name];
-    gate.let_through(u64::MAX);
-    counter.ok(&pull);
-    let files = counter.files_of(&name);
-    counter.ok(&["image", "rm", &name]);
-    for step in steps(&counter, &["gc"]) {
+    let (gate, counter, name) = (&gated.gate, &gated.counter, &gated.name);
+    let pull = ["image", "pull", name];
+    let unused = || {
         counter.ok(&pull);
-        counter.ok(&["image", "rm", &name]);
+        counter.ok(&["image", "rm", name]);
+    };
+    unused();
+    for step in steps(counter, &["gc"]) {
+        unused();
         let passed = gate.passed();
-        let gc = Halted::at(&counter, &["gc"], &step);
+        let gc = Halted::at(counter, &["gc"], &step);
         let pulls: Vec<_> = (0..2).map(|_| silently(counter.command(&pull))).collect();
         for pull in &pulls {
             wait_for_lock(pull.id());
@@ -177,12 +174,9 @@ fn root_a_pull_of_what_gc_is_removing_waits_for_it() {
             assert!(pull.wait().unwrap().success(), "{step}");
         }
         counter.ok(&["gc"]);
-        assert_eq!(counter.files_of(&name), files, "{step}");
-        left::nothing(
-            &counter,
-            &format!("two pulls came while gc stood at {step}"),
-        );
-        counter.rid_of(&name);
+        assert_eq!(counter.files_of(name), gated.files, "{step}");
+        left::nothing(counter, &format!("two pulls came while gc stood at {step}"));
+        counter.rid_of(name);
     }
 }
 

@@ -6,7 +6,7 @@ use super::{Verb, kill_at_every_step, nothing};
 use crate::support::Cocoon;
 use crate::support::counter::{Counter, SHAPE};
 use crate::support::gate::Gate;
-use crate::support::image::{Registry, Workshop, data_tar, root_tar};
+use crate::support::image::{Files, Registry, Workshop, data_tar, root_tar};
 use crate::support::left;
 
 /// The image of these tests: what boots, and two layers besides.
@@ -31,6 +31,41 @@ impl Counter {
         let run = [&["vm", "run", "--name", "other", "--nics", "0"], &SHAPE[..]].concat();
         self.ok(&[&run[..], &[image]].concat());
         self.runs_and_goes("other");
+    }
+}
+
+/// An image that has been pulled through a gate, which stays open, and is here no more.
+pub(super) struct Gated {
+    pub(super) counter: Counter,
+    pub(super) gate: Gate,
+    /// As it is called by who pulls it.
+    pub(super) name: String,
+    /// What a pull makes of it.
+    pub(super) files: Files,
+    /// What passes the gate for that.
+    bytes: u64,
+    _registry: Registry,
+}
+
+impl Gated {
+    /// One of [`layers`].
+    pub(super) fn image(length: usize) -> Option<Self> {
+        let (registry, counter) = (Registry::start()?, Counter::run()?);
+        registry.push("vm", &layers(length));
+        let gate = Gate::before(registry.address);
+        let name = gate.reference("vm");
+        gate.let_through(u64::MAX);
+        counter.ok(&["image", "pull", &name]);
+        let (files, bytes) = (counter.files_of(&name), gate.passed());
+        counter.rid_of(&name);
+        Some(Self {
+            counter,
+            gate,
+            name,
+            files,
+            bytes,
+            _registry: registry,
+        })
     }
 }
 
@@ -134,18 +169,11 @@ fn root_a_removal_of_an_image_and_gc_of_it_may_be_killed_at_every_step() {
 
 #[test]
 fn root_a_download_that_was_cut_and_killed_anywhere_begins_anew_and_ends_right() {
-    let (Some(registry), Some(counter)) = (Registry::start(), Counter::run()) else {
+    let Some(gated) = Gated::image(200_000) else {
         return;
     };
-    registry.push("vm", &layers(200_000));
-    let gate = Gate::before(registry.address);
-    let name = gate.reference("vm");
-    let pull = ["image", "pull", &name];
-    gate.let_through(u64::MAX);
-    counter.ok(&pull);
-    let files = counter.files_of(&name);
-    let all = gate.passed();
-    counter.rid_of(&name);
+    let (gate, counter, name, all) = (&gated.gate, &gated.counter, &gated.name, gated.bytes);
+    let pull = ["image", "pull", name];
     println!("a pull of {all} bytes, cut and killed in each eighth of it but the first");
     // In the first one are the documents, which a pull does not ask for again.
     for eighth in 1..8 {
@@ -166,12 +194,13 @@ fn root_a_download_that_was_cut_and_killed_anywhere_begins_anew_and_ends_right()
             gate.cut();
             if gc {
                 counter.ok(&["gc"]);
-                left::nothing(&counter, &format!("a pull was killed in eighth {eighth}"));
+                left::nothing(counter, &format!("a pull was killed in eighth {eighth}"));
             }
             gate.let_through(u64::MAX);
             counter.ok(&pull);
-            assert_eq!(counter.files_of(&name), files, "eighth {eighth}, gc: {gc}");
-            counter.rid_of(&name);
+            let files = counter.files_of(name);
+            assert_eq!(files, gated.files, "eighth {eighth}, gc: {gc}");
+            counter.rid_of(name);
         }
     }
 }
