@@ -53,6 +53,18 @@ pub(super) fn line(text: impl std::fmt::Display) {
     println!("{text}");
 }
 
+/// Writes a line for each of many to standard output, at once.
+pub(super) fn lines<T: std::fmt::Display>(texts: impl IntoIterator<Item = T>) {
+    let mut lines = String::new();
+    for text in texts {
+        lines.push_str(&text.to_string());
+        lines.push('\n');
+    }
+    if !lines.is_empty() {
+        line(lines.trim_end());
+    }
+}
+
 /// Writes a line for people to standard error.
 #[expect(clippy::print_stderr, reason = "this is where cocoon speaks to people")]
 pub(super) fn note(text: impl std::fmt::Display) {
@@ -87,10 +99,10 @@ pub(super) fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
         cells.chain([header[column].len()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let mut lines = row(header.iter().copied(), &widths) + "\n";
+    let mut lines = String::new();
+    add_row(&mut lines, header.iter().copied(), &widths);
     for cells in rows {
-        lines += &row(cells.iter().map(String::as_str), &widths);
-        lines.push('\n');
+        add_row(&mut lines, cells.iter().map(String::as_str), &widths);
     }
     lines
 }
@@ -100,12 +112,14 @@ pub(super) fn or_dash(text: String) -> String {
     if text.is_empty() { "-".into() } else { text }
 }
 
-fn row<'a>(cells: impl Iterator<Item = &'a str>, widths: &[usize]) -> String {
-    let padded: Vec<_> = cells
-        .zip(widths)
-        .map(|(cell, width)| format!("{cell:<width$}"))
-        .collect();
-    padded.join("  ").trim_end().to_owned()
+fn add_row<'a>(lines: &mut String, cells: impl Iterator<Item = &'a str>, widths: &[usize]) {
+    for (cell, width) in cells.zip(widths) {
+        let blanks = width.saturating_sub(cell.chars().count()) + 2;
+        lines.push_str(cell);
+        lines.extend(std::iter::repeat_n(' ', blanks));
+    }
+    lines.truncate(lines.trim_end_matches(' ').len());
+    lines.push('\n');
 }
 
 /// A time as tables show it: local, to the second.
@@ -121,9 +135,10 @@ mod tests {
 
     #[test]
     fn columns_are_two_spaces_apart_and_lines_have_no_trailing_blanks() {
+        let row = ["é2", "name-1", "x"].map(str::to_owned).to_vec();
         assert_eq!(
-            row(["ID", "NAME", "X"].into_iter(), &[4, 6, 9]),
-            "ID    NAME    X"
+            columns(&["ID", "NAME", "X"], &[row]),
+            "ID  NAME    X\né2  name-1  x\n"
         );
     }
 }

@@ -150,9 +150,9 @@ pub enum ManifestError {
         /// Diff ids of the config.
         diff_ids: usize,
     },
-    /// One layer is said to unpack to two different tars.
-    #[error("the image's config gives layer {layer} two different diff ids")]
-    DiffIds {
+    /// One layer is said to be of two sizes, compressed in two ways, or to unpack to two tars.
+    #[error("the image says two different things of its layer {layer}")]
+    Twins {
         /// The layer.
         layer: Digest,
     },
@@ -380,13 +380,14 @@ pub(crate) fn check_count(layers: usize, config: &Config) -> Result<(), Manifest
     }
 }
 
-/// Refuses one layer with two diff ids.
+/// Refuses one layer that is said to be two different things.
 pub(crate) fn check_twins(layers: Vec<Layer>) -> Result<Vec<Layer>, ManifestError> {
     for (index, layer) in layers.iter().enumerate() {
         let mut before = layers[..index].iter();
         let twin = before.find(|other| other.digest == layer.digest);
-        if twin.is_some_and(|twin| twin.diff_id != layer.diff_id) {
-            return Err(ManifestError::DiffIds {
+        let told = |layer: &Layer| (layer.diff_id, layer.size, layer.wrapping);
+        if twin.is_some_and(|twin| told(twin) != told(layer)) {
+            return Err(ManifestError::Twins {
                 layer: layer.digest,
             });
         }
@@ -581,7 +582,7 @@ mod tests {
 
     #[test]
     fn contradicting_documents_are_refused() {
-        let gzip = LAYERS[1].0;
+        let (gzip, zstd) = (LAYERS[1].0, LAYERS[5].0);
         let many = vec![(gzip, "a"); 128];
         let many_ids = vec!["A"; 128];
         let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
@@ -590,12 +591,18 @@ mod tests {
             (&[(gzip, "a")], &[], "1 layers, its config 0"),
             (&[(gzip, "a")], &["A", "B"], "1 layers, its config 2"),
             (&[(gzip, "a"), (gzip, "a")], &["A", "B"], "two different"),
+            (&[(gzip, "a"), (zstd, "a")], &["A", "A"], "two different"),
             (&[(foreign, "a")], &["A"], "foreign"),
             (&many[..], &many_ids[..], "128 layers"),
         ] {
             let error = layers(&manifest(layer_list), &config(ids)).unwrap_err();
             assert!(error.to_string().contains(part), "{error}");
         }
+        let mut twins =
+            layers(&manifest(&[(gzip, "a"), (gzip, "a")]), &config(&["A", "A"])).unwrap();
+        twins[1].size += 1;
+        let error = check_twins(twins).unwrap_err();
+        assert!(error.to_string().contains("two different"), "{error}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! so whatever exists of a VM's network, its row suffices to take it down.
 
 use rusqlite::{OptionalExtension, Transaction, params};
+use serde::de::DeserializeOwned;
 
 use super::NetworkRecord;
 use crate::store::db::{DatabaseError, parse, statement};
@@ -42,11 +43,11 @@ pub fn get(tx: &Transaction<'_>, vm: VmId) -> Result<Option<NetworkRecord>, Data
     .transpose()
 }
 
-/// Every network, with its VM.
+/// Every network, with its VM: what `N` takes of a [`NetworkRecord`].
 ///
 /// # Errors
 /// The database failed or holds what no network is.
-pub fn list(tx: &Transaction<'_>) -> Result<Vec<(VmId, NetworkRecord)>, DatabaseError> {
+pub fn list<N: DeserializeOwned>(tx: &Transaction<'_>) -> Result<Vec<(VmId, N)>, DatabaseError> {
     let failed = statement("list networks");
     let mut statement_ = tx
         .prepare("SELECT vm, record FROM networks")
@@ -63,7 +64,7 @@ pub fn list(tx: &Transaction<'_>) -> Result<Vec<(VmId, NetworkRecord)>, Database
     .collect()
 }
 
-fn from_json(json: String) -> Result<NetworkRecord, DatabaseError> {
+fn from_json<N: DeserializeOwned>(json: String) -> Result<N, DatabaseError> {
     serde_json::from_str(&json).map_err(|_| DatabaseError::Value {
         what: "network",
         value: json,

@@ -1,10 +1,12 @@
 //! `vm list`: records, and what is true of them at this moment.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 
 use super::{Error, Host};
 use crate::network::{self, NetworkRecord};
@@ -13,7 +15,7 @@ use crate::store::lock::VmLock;
 use crate::sys::flock::FileLock;
 use crate::units::VmId;
 use crate::vm::VmState;
-use crate::vm::records::{self, VmRecord};
+use crate::vm::records::{self, VmConfig, VmRecord};
 
 /// The reason recorded for a VM whose process died without a word.
 const DIED: &str = "the VM process died";
@@ -25,13 +27,14 @@ const UNDECIDED: Duration = Duration::from_secs(5);
 /// Between two looks at such a process, of which nobody hears.
 const MOMENT: Duration = Duration::from_millis(5);
 
-/// A VM with its network, and the state that its record and its lock tell together.
+/// A VM with its network, and the state that its record and its lock tell together. Whoever shows only a part of
+/// the configuration and the network says so by `C` and `N`: of many VMs, to read the rest is most of the work.
 #[derive(Clone, Debug)]
-pub struct Observed {
+pub struct Observed<C = VmConfig, N = NetworkRecord> {
     /// The record; its state is the observed one.
-    pub record: VmRecord,
+    pub record: VmRecord<C>,
     /// The network, if it has one.
-    pub network: Option<NetworkRecord>,
+    pub network: Option<N>,
 }
 
 impl Observed {
@@ -47,12 +50,21 @@ impl Observed {
 /// # Errors
 /// The database failed.
 pub fn list(host: &Host) -> Result<Vec<Observed>, Error> {
+    list_as(host)
+}
+
+/// Every VM, the oldest first, with what `C` takes of its configuration and `N` of its network.
+///
+/// # Errors
+/// As [`list`].
+pub fn list_as<C: DeserializeOwned, N: DeserializeOwned>(
+    host: &Host,
+) -> Result<Vec<Observed<C, N>>, Error> {
     let (vms, networks) = host
         .database()?
-        .read(|tx| Ok::<_, Error>((records::list(tx)?, network::records::list(tx)?)))?;
-    let mut networks: std::collections::HashMap<VmId, NetworkRecord> =
-        networks.into_iter().collect();
-    let pair = |record: VmRecord| {
+        .read(|tx| Ok::<_, Error>((records::list_as(tx)?, network::records::list(tx)?)))?;
+    let mut networks: HashMap<VmId, N> = networks.into_iter().collect();
+    let pair = |record: VmRecord<C>| {
         let network = networks.remove(&record.id);
         Ok(Observed {
             record: observe(host, record)?,
@@ -125,7 +137,10 @@ pub(super) fn is_alive(host: &Host, id: VmId) -> Result<bool, Error> {
 
 /// Corrects a record by what its lock says, and writes down that a VM has died. Of a VM that does not say it
 /// lives, the lock has nothing to tell, and a thousand of them are not looked at.
-fn observe(host: &Host, mut record: VmRecord) -> Result<VmRecord, Error> {
+fn observe<C: DeserializeOwned>(
+    host: &Host,
+    mut record: VmRecord<C>,
+) -> Result<VmRecord<C>, Error> {
     if !record.state.is_alive() {
         return Ok(record);
     }
@@ -136,7 +151,7 @@ fn observe(host: &Host, mut record: VmRecord) -> Result<VmRecord, Error> {
             records::report_died(tx, &record, DIED, now)
         })?;
         // The process may have reported its own end between the two looks.
-        if let Some(fresh) = host.database()?.read(|tx| records::get(tx, record.id))? {
+        if let Some(fresh) = host.database()?.read(|tx| records::get_as(tx, record.id))? {
             return Ok(fresh);
         }
     }

@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::VmState;
@@ -17,10 +18,10 @@ use crate::store::lock::VmLock;
 use crate::store::rows::{self, Meant};
 use crate::units::{ByteSize, Digest, EngineName, RunId, VmId, VmName};
 
-/// One VM, as recorded.
+/// One VM, as recorded; of its configuration, what `C` takes of a [`VmConfig`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the times are their own names")]
-pub struct VmRecord {
+pub struct VmRecord<C = VmConfig> {
     /// Identifies it for its whole life.
     pub id: VmId,
     /// Unique among VMs.
@@ -34,7 +35,7 @@ pub struct VmRecord {
     pub started_at: Option<Timestamp>,
     pub stopped_at: Option<Timestamp>,
     /// What was asked for, and what that meant when it was created.
-    pub config: VmConfig,
+    pub config: C,
 }
 
 /// What was asked for, and what that meant when the VM was created.
@@ -330,9 +331,9 @@ pub fn report_stopped(
 ///
 /// # Errors
 /// The database failed.
-pub fn report_died(
+pub fn report_died<C>(
     tx: &Transaction<'_>,
-    seen: &VmRecord,
+    seen: &VmRecord<C>,
     reason: &str,
     now: Timestamp,
 ) -> Result<(), DatabaseError> {
@@ -365,8 +366,21 @@ pub fn delete(tx: &Transaction<'_>, lock: &VmLock) -> Result<(), DatabaseError> 
 /// # Errors
 /// The database failed or holds what no VM is.
 pub fn list(tx: &Transaction<'_>) -> Result<Vec<VmRecord>, DatabaseError> {
-    let query = format!("SELECT {COLUMNS} FROM vms ORDER BY created_at, id");
-    rows::all(tx, "list VMs", (&query, []), from_row)
+    list_as(tx)
+}
+
+/// Every VM, the oldest first, with what `C` takes of its configuration.
+///
+/// # Errors
+/// As [`list`].
+pub fn list_as<C: DeserializeOwned>(
+    tx: &Transaction<'_>,
+) -> Result<Vec<VmRecord<C>>, DatabaseError> {
+    let query = format!("SELECT {COLUMNS} FROM vms");
+    let mut vms = rows::all(tx, "list VMs", (&query, []), from_row)?;
+    // SQLite would copy every row to sort them.
+    vms.sort_by_key(|vm: &VmRecord<C>| (vm.created_at, vm.id));
+    Ok(vms)
 }
 
 /// The VM with this id.
@@ -374,6 +388,17 @@ pub fn list(tx: &Transaction<'_>) -> Result<Vec<VmRecord>, DatabaseError> {
 /// # Errors
 /// The database failed or holds what no VM is.
 pub fn get(tx: &Transaction<'_>, id: VmId) -> Result<Option<VmRecord>, DatabaseError> {
+    get_as(tx, id)
+}
+
+/// The VM with this id, with what `C` takes of its configuration.
+///
+/// # Errors
+/// As [`get`].
+pub fn get_as<C: DeserializeOwned>(
+    tx: &Transaction<'_>,
+    id: VmId,
+) -> Result<Option<VmRecord<C>>, DatabaseError> {
     let query = format!("SELECT {COLUMNS} FROM vms WHERE id = ?1");
     rows::first(tx, "read a VM", (&query, [id.to_string()]), from_row)
 }
@@ -420,7 +445,7 @@ pub fn users_of_image(tx: &Transaction<'_>, name: &str) -> Result<Vec<VmName>, D
     })
 }
 
-fn from_row(row: &Row<'_>) -> Result<VmRecord, DatabaseError> {
+fn from_row<C: DeserializeOwned>(row: &Row<'_>) -> Result<VmRecord<C>, DatabaseError> {
     let text = |index| row.get::<_, String>(index).map_err(statement("read a VM"));
     let optional = |index| {
         row.get::<_, Option<String>>(index)
@@ -453,7 +478,7 @@ pub(crate) fn to_json(config: &VmConfig) -> Result<String, DatabaseError> {
 }
 
 /// The reverse of [`to_json`].
-pub(crate) fn from_json(text: String) -> Result<VmConfig, DatabaseError> {
+pub(crate) fn from_json<C: DeserializeOwned>(text: String) -> Result<C, DatabaseError> {
     serde_json::from_str(&text).map_err(|_| DatabaseError::Value {
         what: "VM configuration",
         value: text,

@@ -15,7 +15,7 @@ pub(in crate::cli) fn list(host: &Host, args: &ListArgs) -> Result<(), Failure> 
         return output::json(&images.iter().map(super::to_json).collect::<Vec<_>>());
     }
     if args.quiet {
-        images.iter().for_each(|image| output::line(image.digest));
+        output::lines(images.iter().map(|image| image.digest));
         return Ok(());
     }
     if images.is_empty() {

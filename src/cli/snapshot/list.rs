@@ -39,7 +39,7 @@ pub(in crate::cli) fn list(host: &Host, args: &SnapshotListArgs) -> Result<(), F
         return output::json(&found.iter().map(snapshots::summary).collect::<Vec<_>>());
     }
     if args.list.quiet {
-        found.iter().for_each(|snapshot| output::line(snapshot.id));
+        output::lines(found.iter().map(|snapshot| snapshot.id));
         return Ok(());
     }
     if found.is_empty() {
