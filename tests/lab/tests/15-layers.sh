@@ -83,7 +83,7 @@ print(os.getxattr(root+"capable", "security.capability") == os.getxattr("/lab/bu
 
 lab_guest_sees_what_umoci_unpacks() { # 600 s
     # Not the engines differ in this, but what is on the disk.
-    only_if_long micro
+    only_if_long cloud-hypervisor
     need_odd_image
     assert_eq "$(extended_attributes)" "True an attribute" "attributes in the layer"
     cocoon vm run --name odd --memory 512M --storage 1G --cpu 1 "$REGISTRY/odd:latest"

@@ -28,7 +28,7 @@ lab_two_nics_have_their_addresses_and_pass_tcp_both_ways() { # 300 s
 }
 
 lab_no_nics_means_no_network() { # 240 s
-    only_if_long micro
+    only_if_long cloud-hypervisor
     need_image tiny
     local before
     before=$(netns_list)
@@ -55,7 +55,7 @@ lab_four_cpus_give_four_queue_pairs() { # 400 s
 }
 
 lab_mtu_of_the_network_is_the_guests() { # 300 s
-    only_if_long micro
+    only_if_long cloud-hypervisor
     need_image tiny
     cni_setup 1450
     ip link del cni0 2>/dev/null || true
@@ -68,7 +68,7 @@ lab_mtu_of_the_network_is_the_guests() { # 300 s
 }
 
 lab_stop_takes_the_veth_down_and_start_rebuilds_a_lost_network() { # 400 s
-    only_if_long micro
+    only_if_long cloud-hypervisor
     run_tiny lost
     local before netns address
     before=$(vm_field lost '[.network_configs[] | [.mac, .network.ip]]')
