@@ -78,9 +78,11 @@ impl Reference {
         let Some(rest) = whole.strip_prefix("docker.io/") else {
             return whole;
         };
-        match rest.strip_prefix(OFFICIAL) {
+        match (rest.strip_prefix(OFFICIAL), rest.split_once('/')) {
             // `library/a/b` would not get its prefix back.
-            Some(short) if !short.contains('/') => short.to_owned(),
+            (Some(short), _) if !short.contains('/') => short.to_owned(),
+            // Nor would `a.b/c` its registry.
+            (_, Some((first, _))) if looks_like_a_host(first) => whole,
             _ => rest.to_owned(),
         }
     }
@@ -311,12 +313,19 @@ mod tests {
             ),
             ("docker.io/library/a/b", "library/a/b:latest", "a-b"),
             ("docker.io/a/b", "a/b:latest", "a-b"),
+            // Found by fuzzing: its short form was an image of another registry.
+            (
+                "docker.io/ghcr.io/b",
+                "docker.io/ghcr.io/b:latest",
+                "ghcr.io-b",
+            ),
             ("ghcr.io/a/b:1", "ghcr.io/a/b:1", "a-b-1"),
             ("ghcr.io/library/b", "ghcr.io/library/b:latest", "library-b"),
             ("localhost:5000/x", "localhost:5000/x:latest", "x"),
         ] {
             let reference: Reference = text.parse().unwrap();
             assert_eq!(reference.familiar(), familiar);
+            assert_eq!(familiar.parse().as_ref(), Ok(&reference));
             assert_eq!(reference.default_vm_name(), vm);
         }
     }
