@@ -188,21 +188,19 @@ pub fn needed_blobs(tx: &Transaction<'_>) -> Result<Vec<Digest>, DatabaseError> 
 }
 
 fn from_row(tx: &Transaction<'_>, row: &Row<'_>) -> Result<ImageRecord, DatabaseError> {
-    let text = |index| {
-        row.get::<_, String>(index)
-            .map_err(statement("read an image"))
-    };
-    let name = text(0)?;
-    let size: i64 = row.get(2).map_err(statement("read an image"))?;
+    let action = "read an image";
+    let text = |index| rows::text(row, index, action);
+    let name = text(0)?.to_owned();
+    let size: i64 = row.get(2).map_err(statement(action))?;
     Ok(ImageRecord {
         layers: layers_of(tx, &name)?,
-        digest: parse("digest", &text(1)?)?,
+        digest: parse("digest", text(1)?)?,
         size: ByteSize::from_bytes(size.unsigned_abs()),
-        architecture: text(3)?,
-        kernel_layer: parse("digest", &text(4)?)?,
-        initrd_layer: parse("digest", &text(5)?)?,
-        created_at: parse("time", &text(6)?)?,
-        built_at: row.get(7).map_err(statement("read an image"))?,
+        architecture: text(3)?.to_owned(),
+        kernel_layer: parse("digest", text(4)?)?,
+        initrd_layer: parse("digest", text(5)?)?,
+        created_at: parse("time", text(6)?)?,
+        built_at: rows::text_or_null(row, 7, action)?.map(str::to_owned),
         name,
     })
 }

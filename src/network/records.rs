@@ -3,11 +3,12 @@
 //! Invariant: the row is written before the network it plans is begun, and again after each NIC;
 //! so whatever exists of a VM's network, its row suffices to take it down.
 
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{Transaction, params};
 use serde::de::DeserializeOwned;
 
 use super::NetworkRecord;
 use crate::store::db::{DatabaseError, parse, statement};
+use crate::store::rows;
 use crate::units::VmId;
 
 /// Records the network of the VM that it names.
@@ -32,15 +33,11 @@ pub fn put(tx: &Transaction<'_>, network: &NetworkRecord) -> Result<(), Database
 /// # Errors
 /// The database failed or holds what no network is.
 pub fn get(tx: &Transaction<'_>, vm: VmId) -> Result<Option<NetworkRecord>, DatabaseError> {
-    tx.query_row(
-        "SELECT record FROM networks WHERE vm = ?1",
-        [vm.to_string()],
-        |row| row.get(0),
-    )
-    .optional()
-    .map_err(statement("read a network"))?
-    .map(from_json)
-    .transpose()
+    let action = "read a network";
+    let query = "SELECT record FROM networks WHERE vm = ?1";
+    rows::first(tx, action, (query, [vm.to_string()]), |row| {
+        from_json(rows::text(row, 0, action)?)
+    })
 }
 
 /// Every network, with its VM: what `N` takes of a [`NetworkRecord`].
@@ -48,25 +45,16 @@ pub fn get(tx: &Transaction<'_>, vm: VmId) -> Result<Option<NetworkRecord>, Data
 /// # Errors
 /// The database failed or holds what no network is.
 pub fn list<N: DeserializeOwned>(tx: &Transaction<'_>) -> Result<Vec<(VmId, N)>, DatabaseError> {
-    let failed = statement("list networks");
-    let mut statement_ = tx
-        .prepare("SELECT vm, record FROM networks")
-        .map_err(&failed)?;
-    let rows = statement_
-        .query_map([], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
-        })
-        .map_err(&failed)?;
-    rows.map(|row| {
-        let (vm, json) = row.map_err(&failed)?;
-        Ok((parse("VM id", &vm)?, from_json(json)?))
+    let action = "list networks";
+    rows::all(tx, action, ("SELECT vm, record FROM networks", []), |row| {
+        let text = |index| rows::text(row, index, action);
+        Ok((parse("VM id", text(0)?)?, from_json(text(1)?)?))
     })
-    .collect()
 }
 
-fn from_json<N: DeserializeOwned>(json: String) -> Result<N, DatabaseError> {
-    serde_json::from_str(&json).map_err(|_| DatabaseError::Value {
+fn from_json<N: DeserializeOwned>(json: &str) -> Result<N, DatabaseError> {
+    serde_json::from_str(json).map_err(|_| DatabaseError::Value {
         what: "network",
-        value: json,
+        value: json.to_owned(),
     })
 }

@@ -328,19 +328,19 @@ pub fn users_of_image(tx: &Transaction<'_>, name: &str) -> Result<Vec<String>, D
 }
 
 fn from_row(row: &Row<'_>) -> Result<SnapshotRecord, DatabaseError> {
-    let failed = statement("read a snapshot");
-    let text = |index| row.get::<_, String>(index).map_err(&failed);
-    let name: Option<String> = row.get(1).map_err(&failed)?;
-    let size: i64 = row.get(6).map_err(&failed)?;
+    let action = "read a snapshot";
+    let text = |index| rows::text(row, index, action);
+    let name = rows::text_or_null(row, 1, action)?;
+    let size: i64 = row.get(6).map_err(statement(action))?;
     Ok(SnapshotRecord {
-        id: parse("snapshot id", &text(0)?)?,
-        name: name.map(|name| parse("snapshot name", &name)).transpose()?,
-        description: text(2)?,
-        vm: parse("VM id", &text(3)?)?,
-        vm_name: parse("VM name", &text(4)?)?,
-        state: parse("snapshot state", &text(5)?)?,
+        id: parse("snapshot id", text(0)?)?,
+        name: name.map(|name| parse("snapshot name", name)).transpose()?,
+        description: text(2)?.to_owned(),
+        vm: parse("VM id", text(3)?)?,
+        vm_name: parse("VM name", text(4)?)?,
+        state: parse("snapshot state", text(5)?)?,
         size: ByteSize::from_bytes(size.unsigned_abs()),
-        created_at: parse("time", &text(7)?)?,
+        created_at: parse("time", text(7)?)?,
         config: from_json(text(8)?)?,
     })
 }

@@ -54,6 +54,33 @@ pub fn digests(
     })
 }
 
+/// A text of a row, where it stands.
+///
+/// # Errors
+/// It is no text.
+pub fn text<'r>(
+    row: &'r Row<'_>,
+    index: usize,
+    action: &'static str,
+) -> Result<&'r str, DatabaseError> {
+    let text = row.get_ref(index).and_then(|value| Ok(value.as_str()?));
+    text.map_err(statement(action))
+}
+
+/// As [`text()`], or nothing.
+///
+/// # Errors
+/// It is neither.
+pub fn text_or_null<'r>(
+    row: &'r Row<'_>,
+    index: usize,
+    action: &'static str,
+) -> Result<Option<&'r str>, DatabaseError> {
+    let value = row.get_ref(index);
+    let text = value.and_then(|value| Ok(value.as_str_or_null()?));
+    text.map_err(statement(action))
+}
+
 /// What a user's words mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Meant {

@@ -446,23 +446,16 @@ pub fn users_of_image(tx: &Transaction<'_>, name: &str) -> Result<Vec<VmName>, D
 }
 
 fn from_row<C: DeserializeOwned>(row: &Row<'_>) -> Result<VmRecord<C>, DatabaseError> {
-    let text = |index| row.get::<_, String>(index).map_err(statement("read a VM"));
-    let optional = |index| {
-        row.get::<_, Option<String>>(index)
-            .map_err(statement("read a VM"))
-    };
-    let time = |index| {
-        optional(index)?
-            .map(|time| parse("time", &time))
-            .transpose()
-    };
+    let text = |index| rows::text(row, index, "read a VM");
+    let optional = |index| rows::text_or_null(row, index, "read a VM");
+    let time = |index| optional(index)?.map(|time| parse("time", time)).transpose();
     Ok(VmRecord {
-        id: parse("VM id", &text(0)?)?,
-        name: parse("VM name", &text(1)?)?,
-        state: parse("VM state", &text(2)?)?,
-        reason: optional(3)?,
-        created_at: parse("time", &text(4)?)?,
-        updated_at: parse("time", &text(5)?)?,
+        id: parse("VM id", text(0)?)?,
+        name: parse("VM name", text(1)?)?,
+        state: parse("VM state", text(2)?)?,
+        reason: optional(3)?.map(str::to_owned),
+        created_at: parse("time", text(4)?)?,
+        updated_at: parse("time", text(5)?)?,
         started_at: time(6)?,
         stopped_at: time(7)?,
         config: from_json(text(8)?)?,
@@ -478,10 +471,10 @@ pub(crate) fn to_json(config: &VmConfig) -> Result<String, DatabaseError> {
 }
 
 /// The reverse of [`to_json`].
-pub(crate) fn from_json<C: DeserializeOwned>(text: String) -> Result<C, DatabaseError> {
-    serde_json::from_str(&text).map_err(|_| DatabaseError::Value {
+pub(crate) fn from_json<C: DeserializeOwned>(text: &str) -> Result<C, DatabaseError> {
+    serde_json::from_str(text).map_err(|_| DatabaseError::Value {
         what: "VM configuration",
-        value: text,
+        value: text.to_owned(),
     })
 }
 
