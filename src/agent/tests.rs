@@ -20,6 +20,9 @@ use crate::sys::tty;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// In nanoseconds.
+const SECOND: u64 = 1_000_000_000;
+
 fn encoded(frames: &[(serde_json::Value, &[u8])]) -> Vec<u8> {
     let bytes = frames
         .iter()
@@ -106,7 +109,8 @@ fn an_agent_that_comes_late_is_waited_for() {
     assert_eq!(guest.connections(), 4);
 }
 
-/// A guest whose clock is late as often as it is set, by the first of `late` at first, and on time after the last.
+/// A guest whose clock is late each time that it is set, by the first of `late` at first, and after the last one is so
+/// far ahead that it is not late however slow this host is.
 fn hard_of_hearing(late: &'static [Option<u64>]) -> Guest {
     let told = std::sync::atomic::AtomicUsize::new(0);
     Guest::that(move |mut stream| {
@@ -119,14 +123,16 @@ fn hard_of_hearing(late: &'static [Option<u64>]) -> Guest {
         let is_first = at == 0;
         assert_eq!(identity.hostname.is_some(), is_first, "once is enough");
         let clock = identity.clock_ns.unwrap();
-        let late = late.get(at).copied().unwrap_or(Some(0));
+        let ahead = clock + 3600 * SECOND;
         let renewed = Renewed {
             warnings: if is_first {
                 vec!["first".into()]
             } else {
                 vec![]
             },
-            clock_ns: late.map(|late| clock - late),
+            clock_ns: late
+                .get(at)
+                .map_or(Some(ahead), |late| late.map(|late| clock - late)),
         };
         frame::write(&mut stream, &Answer::Done(renewed), b"").unwrap();
     })
@@ -134,14 +140,14 @@ fn hard_of_hearing(late: &'static [Option<u64>]) -> Guest {
 
 #[test]
 fn a_clock_that_was_set_late_is_set_again_and_nothing_else_is() {
-    const SECOND: Option<u64> = Some(1_000_000_000);
+    const LATE: Option<u64> = Some(SECOND);
     let too_late = ["cannot set the clock better"; 1];
     for (late, tries, warnings) in [
         (&[][..], 1, &[][..]),
-        (&[SECOND, SECOND], 3, &[]),
+        (&[LATE, LATE], 3, &[]),
         // An agent of old does not say what time it is.
         (&[None], 1, &[]),
-        (&[SECOND; 1000], 50, &too_late[..]),
+        (&[LATE; 1000], 50, &too_late[..]),
     ] {
         let (guest, interrupt) = (hard_of_hearing(late), never());
         let identity = Identity {
