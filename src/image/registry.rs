@@ -15,10 +15,8 @@
 //! **not** checked here.
 
 use std::path::PathBuf;
-use std::sync::Once;
 use std::time::Duration;
 
-use hyper_util::client::proxy::matcher::Matcher;
 use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use oci_client::errors::{OciDistributionError, OciEnvelope};
 use oci_client::secrets::RegistryAuth;
@@ -33,15 +31,12 @@ use super::manifest::{self, MAX_DOCUMENT, printable};
 use super::retry::retry_after;
 use crate::units::Digest;
 
+mod client;
 mod error;
 
+pub(super) use client::client_builder;
+use client::{READ_TIMEOUT, USER_AGENT, client_failed, connect_timeout, http_client, proxy_of};
 pub use error::RegistryError;
-
-/// How long a connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// How long a server may stay silent within an answer.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long the whole exchange for a token may take.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -406,63 +401,6 @@ impl BlobBody<'_> {
         self.start += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
         Ok(chunk)
     }
-}
-
-fn http_client(endpoint: &Endpoint) -> Result<reqwest::Client, RegistryError> {
-    let failed = |source: reqwest::Error| client_failed(endpoint, source.into());
-    let builder = client_builder()
-        .https_only(!endpoint.plain)
-        .connect_timeout(connect_timeout(endpoint))
-        .tls_danger_accept_invalid_certs(endpoint.skip_verify);
-    let ca = endpoint.ca.iter();
-    let ca = ca.map(|der| reqwest::Certificate::from_der(der));
-    let ca = ca.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-    let builder = match ca.is_empty() {
-        true => builder,
-        false => builder.tls_certs_merge(ca),
-    };
-    builder.build().map_err(failed)
-}
-
-/// The proxy through which requests to `url` go, as reqwest takes it from the environment.
-fn proxy_of(url: &str) -> Option<String> {
-    let through = Matcher::from_env().intercept(&url.parse().ok()?)?;
-    let (scheme, host) = (through.uri().scheme_str()?, through.uri().host()?);
-    let port = through.uri().port();
-    let port = port.map_or_else(String::new, |port| format!(":{port}"));
-    Some(format!("{scheme}://{host}{port}"))
-}
-
-fn connect_timeout(endpoint: &Endpoint) -> Duration {
-    endpoint.connect_timeout.unwrap_or(CONNECT_TIMEOUT)
-}
-
-fn client_failed(endpoint: &Endpoint, source: OciDistributionError) -> RegistryError {
-    RegistryError::Client {
-        registry: endpoint.host.clone(),
-        source: Box::new(source),
-    }
-}
-
-/// How the program calls itself.
-const USER_AGENT: &str = concat!("cocoon/", env!("CARGO_PKG_VERSION"));
-
-/// An HTTP client as all of this module's are.
-pub(super) fn client_builder() -> reqwest::ClientBuilder {
-    install_crypto();
-    reqwest::Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT)
-        .user_agent(USER_AGENT)
-}
-
-/// reqwest is built without a TLS provider of its own and takes the process's.
-fn install_crypto() {
-    static INSTALL: Once = Once::new();
-    INSTALL.call_once(|| {
-        // An error means that the process has one already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
 }
 
 /// Where the bytes of a partial answer begin; without a word about it, where they were asked for.
