@@ -1,5 +1,7 @@
 //! Pulls through tinyproxy, which the environment names as it does to every program.
 
+#![expect(clippy::print_stdout, reason = "it says why a test did not run")]
+
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
