@@ -308,8 +308,10 @@ fn import(reason: &Reason) -> Option<&'static str> {
 
 fn registry(error: &RegistryError) -> Option<&'static str> {
     match error {
+        RegistryError::Unauthorized { proxy: Some(_), .. } => Some(
+            "check the proxy's password, and the image's name; if the image is private, log in first: docker login REGISTRY",
+        ),
         RegistryError::Unreachable { proxy: Some(_), .. }
-        | RegistryError::Unauthorized { proxy: Some(_), .. }
         | RegistryError::Refused { proxy: Some(_), .. } => Some(
             "check the proxy, which HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names; what NO_PROXY names is asked directly",
         ),
