@@ -3,19 +3,15 @@
 #![expect(clippy::print_stdout, reason = "it says why a test did not run")]
 
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use tempfile::TempDir;
 
 use crate::support::counter::root_files;
-use crate::support::registry::Registry;
+use crate::support::registry::{Registry, Server};
 use crate::support::{Cocoon, stderr};
-
-/// How long tinyproxy may take to listen.
-const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// Who may use it.
 const LOGIN: &str = "cocoon:secret";
@@ -23,15 +19,7 @@ const LOGIN: &str = "cocoon:secret";
 /// tinyproxy, on a port of its own.
 struct Proxy {
     dir: TempDir,
-    address: SocketAddr,
-    child: Child,
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    server: Server,
 }
 
 impl Proxy {
@@ -42,43 +30,25 @@ impl Proxy {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
-        let config = format!(
-            "Listen 127.0.0.1\nPort {}\nTimeout 600\nMaxClients 50\nLogFile \"{}\"\nLogLevel Connect\nBasicAuth {}\n",
-            address.port(),
-            dir.path().join("log").display(),
-            LOGIN.replace(':', " "),
-        );
-        fs::write(dir.path().join("config"), config).unwrap();
-        let output = File::create(dir.path().join("output")).unwrap();
-        let child = Command::new("tinyproxy")
-            .args(["-d", "-c"])
-            .arg(dir.path().join("config"))
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().unwrap())
-            .stderr(output)
-            .spawn()
-            .unwrap();
-        let mut proxy = Self {
-            dir,
-            address,
-            child,
-        };
-        let deadline = Instant::now() + START_LIMIT;
-        while TcpStream::connect(address).is_err() {
-            let ended = proxy.child.try_wait().unwrap();
-            let said = || fs::read_to_string(proxy.dir.path().join("output"));
-            assert!(ended.is_none() && Instant::now() < deadline, "{:?}", said());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Some(proxy)
+        let at = |name: &str| dir.path().join(name);
+        let server = Server::start(&at("output"), |address| {
+            let config = format!(
+                "Listen 127.0.0.1\nPort {}\nTimeout 600\nMaxClients 50\nLogFile \"{}\"\nLogLevel Connect\nBasicAuth {}\n",
+                address.port(),
+                at("log").display(),
+                LOGIN.replace(':', " "),
+            );
+            fs::write(at("config"), config).unwrap();
+            let mut command = Command::new("tinyproxy");
+            command.args(["-d", "-c"]).arg(at("config"));
+            command
+        });
+        Some(Self { dir, server })
     }
 
     /// As environments name it.
     fn url(&self, login: &str) -> String {
-        format!("http://{login}@{}", self.address)
+        format!("http://{login}@{}", self.server.address)
     }
 
     /// The requests that it has been sent since this was asked last.

@@ -8,21 +8,64 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// How long the registry may take to listen; it takes some 100 ms on an idle machine.
+/// How long a server may take to listen; the registry takes some 100 ms on an idle machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// A registry of a test's own, on a port of its own.
-pub(crate) struct Registry {
-    dir: TempDir,
+/// A program that listens on a port of its own, for as long as this lives.
+pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     child: Child,
 }
 
-impl Drop for Registry {
+impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+impl Server {
+    /// Waits until what `command` makes for an address listens there; what it says goes into `log`.
+    pub(crate) fn start(log: &Path, command: impl Fn(SocketAddr) -> Command) -> Self {
+        // Someone else may take the port in between: then the program ends, and another is tried.
+        for _ in 0..5 {
+            let free = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = free.local_addr().unwrap();
+            drop(free);
+            let log = File::create(log).unwrap();
+            let mut command = command(address);
+            command.stdout(log.try_clone().unwrap()).stderr(log);
+            let child = command.stdin(Stdio::null()).spawn().unwrap();
+            let mut server = Self { address, child };
+            if server.listens() {
+                return server;
+            }
+        }
+        panic!("it does not start: {:?}", fs::read_to_string(log));
+    }
+
+    /// Whether it does so in time, and has not ended before.
+    fn listens(&mut self) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < START_LIMIT {
+            if TcpStream::connect(self.address).is_ok() {
+                return true;
+            }
+            if self.child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            // A program of someone else's gives no sign but its open port.
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        false
+    }
+}
+
+/// A registry of a test's own.
+pub(crate) struct Registry {
+    dir: TempDir,
+    pub(crate) address: SocketAddr,
+    _server: Server,
 }
 
 impl Registry {
@@ -35,20 +78,26 @@ impl Registry {
             }
         }
         let dir = tempfile::tempdir().unwrap();
-        // Someone else may take the port in between: then the registry ends, and another is tried.
-        for _ in 0..5 {
-            let free = TcpListener::bind("127.0.0.1:0").unwrap();
-            let address = free.local_addr().unwrap();
-            drop(free);
-            if let Some(child) = listen(dir.path(), address, http, auth) {
-                return Ok(Self {
-                    dir,
-                    address,
-                    child,
-                });
-            }
-        }
-        panic!("the registry does not start");
+        let (config, log) = (
+            dir.path().join("registry.yml"),
+            dir.path().join("registry.log"),
+        );
+        let server = Server::start(&log, |address| {
+            let text = format!(
+                "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
+                 http: {{addr: '{address}'{http}}}\n{auth}",
+                dir.path().join("registry").display()
+            );
+            fs::write(&config, text).unwrap();
+            let mut command = Command::new("docker-registry");
+            command.arg("serve").arg(&config);
+            command
+        });
+        Ok(Self {
+            dir,
+            address: server.address,
+            _server: server,
+        })
     }
 
     /// A file of its folder.
@@ -100,38 +149,6 @@ impl Registry {
             .args([format!("oci:{image}"), format!("docker://{name}")]));
         name
     }
-}
-
-fn listen(dir: &Path, address: SocketAddr, http: &str, auth: &str) -> Option<Child> {
-    let config = format!(
-        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
-         http: {{addr: '{address}'{http}}}\n{auth}",
-        dir.join("registry").display()
-    );
-    fs::write(dir.join("registry.yml"), config).unwrap();
-    let log = File::create(dir.join("registry.log")).unwrap();
-    let mut child = Command::new("docker-registry")
-        .arg("serve")
-        .arg(dir.join("registry.yml"))
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
-    let begun = Instant::now();
-    while begun.elapsed() < START_LIMIT {
-        if TcpStream::connect(address).is_ok() {
-            return Some(child);
-        }
-        if child.try_wait().unwrap().is_some() {
-            return None;
-        }
-        // A program of someone else's gives no sign but its open port.
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let _ = child.kill();
-    let _ = child.wait();
-    None
 }
 
 fn run(command: &mut Command) {
