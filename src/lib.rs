@@ -23,9 +23,9 @@
 //! 7 cli
 //! 6 ops            the only place where siblings meet: order of steps, undo, locks across stores
 //! 5 micro          implements the port; vmm-glue (Cloud Hypervisor) does, too, in a package of its own
-//! 4 image | network | snapshot | console | agent | vmm
+//! 4 image | installed | cidata | network | snapshot | console | agent | vmm
 //! 3 vm
-//! 2 store | config
+//! 2 store | config | disk
 //! 1 units | sys
 //! ```
 //!
@@ -47,6 +47,7 @@ pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod console;
+pub mod disk;
 pub mod image;
 pub mod micro;
 pub mod network;

@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 /// The rows of the architecture page, lowest first. A module uses only rows below its own.
 const LAYERS: [&[&str]; 7] = [
     &["units", "sys"],
-    &["store", "config"],
+    &["store", "config", "disk"],
     &["vm"],
-    &["image", "network", "snapshot", "console", "agent", "vmm"],
+    &[
+        "image", "installed", "cidata", "network", "snapshot", "console", "agent", "vmm",
+    ],
     &["micro"],
     &["ops"],
     &["cli"],
