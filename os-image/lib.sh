@@ -87,3 +87,33 @@ pack_initramfs() {
     (cd "$1" && find . -print0 | LC_ALL=C sort -z |
         cpio --null --create --format=newc --reproducible --owner=0:0 --quiet) >"$2"
 }
+
+# bookworm_sources prints the machine's own sources for Debian 12, whatever mirror they name; not those
+# of other vendors, and nothing where the machine is no Debian 12.
+bookworm_sources() {
+    local file
+    (. /etc/os-release && [ "${VERSION_CODENAME:-}" = bookworm ]) || return 0
+    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+        [ -f "$file" ] && grep -hE '^deb .* bookworm(-updates|-security)? .*main' "$file"
+    done
+    for file in /etc/apt/sources.list.d/*.sources; do
+        [ -f "$file" ] && grep -qE '^Suites:.*bookworm' "$file" && grep -v '^#' "$file" && echo
+    done
+    return 0
+}
+
+# install_bookworm ROOT PACKAGES OPTION... installs Debian 12 with the packages, separated by commas, into
+# the new folder ROOT: without documentation, and without what is merely recommended. The options are
+# mmdebstrap's, for the hooks. Without sources of the machine's own it takes mmdebstrap's default.
+install_bookworm() {
+    local root=$1 packages=$2 sources from=()
+    shift 2
+    sources=$(bookworm_sources)
+    # `-` reads the sources from standard input, in either of apt's two formats.
+    [ -z "$sources" ] || from=(-)
+    mmdebstrap --quiet --mode=root --variant=minbase --skip=cleanup/apt --include="$packages" \
+        --aptopt='APT::Install-Recommends "false"' --dpkgopt='force-unsafe-io' \
+        --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+        --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
+        "$@" bookworm "$root" "${from[@]}" <<<"$sources"
+}
