@@ -196,9 +196,16 @@ push() {
 
 # image_layout NAME prints where the guest image's OCI layout is.
 image_layout() {
-    local variable=LAB_IMAGE_$1
+    local variable=LAB_IMAGE_${1//-/_}
     [ -n "${!variable:-}" ] || fail "this run has no image $1: the test's file needs the line '# images: $1'"
     echo "${!variable}"
+}
+
+# image_disk NAME prints where the cloud image's disk is, a qcow2 file.
+image_disk() {
+    local folder
+    folder=$(image_layout "$1")
+    echo "${folder%/oci}/disk.qcow2"
 }
 
 # need_pushed NAME: the guest image is in the registry.
