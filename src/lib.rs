@@ -6,6 +6,7 @@
 //!        ▼
 //!       ops        one file a use case: order of steps, undo, locks
 //!        ├── image     registry or archive → tar → EROFS blobs, boot files
+//!        ├── cidata    NoCloud volume of a cloud image
 //!        ├── network   CNI → netns, TAP, redirect
 //!        ├── snapshot  saved VMs: manifest, archive, records
 //!        ├── console   relay, history
@@ -44,6 +45,7 @@
 //! `vmm/engine.rs` is what an engine must do.
 
 pub mod agent;
+pub mod cidata;
 pub mod cli;
 pub mod config;
 pub mod console;
