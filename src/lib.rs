@@ -6,7 +6,7 @@
 //!        ▼
 //!       ops        one file a use case: order of steps, undo, locks
 //!        ├── image     registry or archive → tar → EROFS blobs, boot files
-//!        ├── cidata    NoCloud volume of a cloud image
+//!        ├── installed a disk's own kernel, initrd and command line
 //!        ├── network   CNI → netns, TAP, redirect
 //!        ├── snapshot  saved VMs: manifest, archive, records
 //!        ├── console   relay, history
@@ -51,6 +51,7 @@ pub mod config;
 pub mod console;
 pub mod disk;
 pub mod image;
+pub mod installed;
 pub mod micro;
 pub mod network;
 pub mod ops;
