@@ -91,9 +91,12 @@ mod tests {
 
     #[test]
     fn versions_are_ordered_as_the_specification_says() {
+        // What begins with a tilde is older than nothing at all, and numbers are newer than letters.
         let ordered = [
-            "",
             "~1",
+            "",
+            "a",
+            "b",
             "0",
             "6.1.0~rc1",
             "6.1.0",
@@ -104,21 +107,10 @@ mod tests {
             "6.1.0.1",
             "6.5.6-300.fc39.x86_64",
             "6.5.10-100.fc39.x86_64",
-            "a",
-            "b",
         ];
-        // An empty version and one that begins with a tilde: the tilde is older than the end.
-        let ordered = [&["~1", ""], &ordered[2..]].concat();
         for (index, a) in ordered.iter().enumerate() {
             for (other, b) in ordered.iter().enumerate() {
-                let expected = match () {
-                    // Numbers beat letters.
-                    () if (index >= 12) != (other >= 12) && index > 1 && other > 1 => {
-                        other.cmp(&index)
-                    }
-                    () => index.cmp(&other),
-                };
-                assert_eq!(compare(a, b), expected, "{a:?} {b:?}");
+                assert_eq!(compare(a, b), index.cmp(&other), "{a:?} {b:?}");
             }
         }
         assert_eq!(compare("1.007", "1.7"), Ordering::Equal);
