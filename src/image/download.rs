@@ -11,13 +11,9 @@ use super::decode::Chunk;
 use super::manifest::Layer;
 use super::progress::{Progress, PullEvent};
 use super::registry::{RegistryError, Repository};
-use super::retry::RetryPolicy;
+use super::retry::{PROGRESS, RetryPolicy};
 use super::route::Others;
 use crate::sys::failpoint;
-
-/// Bytes that a connection must bring to count as progress. Fewer, and a server that breaks off
-/// after every packet would never be given up.
-const PROGRESS: u64 = 64 << 10;
 
 /// Runs `attempt` until it succeeds, fails for good or has failed too often. Only what a
 /// registry says about itself is repeated: one that cannot be reached at all is told at once.

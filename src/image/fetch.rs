@@ -10,7 +10,7 @@ use reqwest::{Client, Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 
 use super::cancel::Cancel;
-use super::registry;
+use super::http;
 use crate::units::Digest;
 
 /// What to fetch.
@@ -91,7 +91,7 @@ pub fn fetch(wanted: &Wanted<'_>, to: &mut File, cancel: &Cancel) -> Result<(), 
         .enable_all()
         .build()
         .map_err(|error| failed(error.into()))?;
-    let client = registry::client_builder()
+    let client = http::client_builder()
         .build()
         .map_err(|error| failed(error.into()))?;
     runtime.block_on(async {

@@ -20,6 +20,7 @@ pub mod fetch;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod hosts;
+mod http;
 pub mod import;
 pub mod layer;
 pub mod manifest;

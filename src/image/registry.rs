@@ -21,21 +21,20 @@ use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientP
 use oci_client::errors::{OciDistributionError, OciEnvelope};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference as OciReference, RegistryOperation};
-use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE, RETRY_AFTER};
+use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
 use reqwest::{RequestBuilder, Response, StatusCode};
 use tokio::sync::Mutex;
 
 use super::credentials;
 use super::hosts::Endpoint;
+use super::http::{READ_TIMEOUT, USER_AGENT, asked_to_wait, is_unreachable, proxy_of};
 use super::manifest::{self, MAX_DOCUMENT, printable};
-use super::retry::retry_after;
 use crate::units::Digest;
 
 mod client;
 mod error;
 
-pub(super) use client::client_builder;
-use client::{READ_TIMEOUT, USER_AGENT, client_failed, connect_timeout, http_client, proxy_of};
+use client::{client_failed, connect_timeout, http_client};
 pub use error::RegistryError;
 
 /// How long the whole exchange for a token may take.
@@ -305,9 +304,7 @@ impl Repository {
         if fine.contains(&code) {
             return Ok(response);
         }
-        let asked = response.headers().get(RETRY_AFTER);
-        let asked = asked.and_then(|header| header.to_str().ok());
-        let asked = asked.and_then(|header| retry_after(header, jiff::Timestamp::now()));
+        let asked = asked_to_wait(response.headers());
         // An explanation that does not come is none.
         let body = bounded(&mut response, MAX_ERROR_BODY).await.ok().flatten();
         let answer = explanation(&body.unwrap_or_default());
@@ -369,7 +366,7 @@ impl Repository {
         let registry = self.registry().to_owned();
         // Addresses of blobs may hold signatures that open them to anyone.
         let source = source.without_url();
-        if source.is_connect() || source.is_builder() || source.is_redirect() {
+        if is_unreachable(&source) {
             RegistryError::Unreachable {
                 registry,
                 proxy: self.proxy.clone(),

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+/// Bytes that a connection must bring to count as progress. Fewer, and a server that breaks off
+/// after every packet would never be given up.
+pub(super) const PROGRESS: u64 = 64 << 10;
+
 /// How often and how patiently requests are repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {

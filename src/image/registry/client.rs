@@ -1,22 +1,12 @@
-//! The HTTP client of a registry, and the proxy that the environment puts before it.
+//! The HTTP client of a registry, as what is configured of it wants it.
 
-use std::sync::Once;
 use std::time::Duration;
 
-use hyper_util::client::proxy::matcher::Matcher;
 use oci_client::errors::OciDistributionError;
 
 use super::RegistryError;
 use crate::image::hosts::Endpoint;
-
-/// How long a connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// How long a server may stay silent within an answer.
-pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How the program calls itself.
-pub(super) const USER_AGENT: &str = concat!("cocoon/", env!("CARGO_PKG_VERSION"));
+use crate::image::http::{CONNECT_TIMEOUT, client_builder};
 
 /// The client by which a registry is asked.
 pub(super) fn http_client(endpoint: &Endpoint) -> Result<reqwest::Client, RegistryError> {
@@ -35,15 +25,6 @@ pub(super) fn http_client(endpoint: &Endpoint) -> Result<reqwest::Client, Regist
     builder.build().map_err(failed)
 }
 
-/// The proxy through which requests to `url` go, as reqwest takes it from the environment.
-pub(super) fn proxy_of(url: &str) -> Option<String> {
-    let through = Matcher::from_env().intercept(&url.parse().ok()?)?;
-    let (scheme, host) = (through.uri().scheme_str()?, through.uri().host()?);
-    let port = through.uri().port();
-    let port = port.map_or_else(String::new, |port| format!(":{port}"));
-    Some(format!("{scheme}://{host}{port}"))
-}
-
 /// How long a connection to it may take to be made.
 pub(super) fn connect_timeout(endpoint: &Endpoint) -> Duration {
     endpoint.connect_timeout.unwrap_or(CONNECT_TIMEOUT)
@@ -55,22 +36,4 @@ pub(super) fn client_failed(endpoint: &Endpoint, source: OciDistributionError) -
         registry: endpoint.host.clone(),
         source: Box::new(source),
     }
-}
-
-/// An HTTP client as all of this module's are.
-pub(in crate::image) fn client_builder() -> reqwest::ClientBuilder {
-    install_crypto();
-    reqwest::Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT)
-        .user_agent(USER_AGENT)
-}
-
-/// reqwest is built without a TLS provider of its own and takes the process's.
-fn install_crypto() {
-    static INSTALL: Once = Once::new();
-    INSTALL.call_once(|| {
-        // An error means that the process has one already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
 }

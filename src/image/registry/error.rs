@@ -6,6 +6,7 @@ use std::time::Duration;
 use oci_client::errors::OciDistributionError;
 
 use crate::image::credentials::CredentialError;
+use crate::image::http::through;
 use crate::units::Digest;
 
 /// Why a registry did not give what was asked of it.
@@ -177,10 +178,6 @@ pub enum RegistryError {
         /// The `Content-Range` that came.
         answer: String,
     },
-}
-
-fn through(proxy: Option<&String>) -> String {
-    proxy.map_or_else(String::new, |proxy| format!(" (through the proxy {proxy})"))
 }
 
 impl RegistryError {
