@@ -8,7 +8,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::output;
-use crate::image::progress::{Progress, PullEvent};
+use crate::image::progress::{DiskStep, Progress, PullEvent};
 use crate::image::reference::Reference;
 use crate::units::Digest;
 
@@ -18,7 +18,7 @@ pub(super) struct PullProgress {
     doing: &'static str,
     image: String,
     bars: Option<MultiProgress>,
-    /// The file or stream whose layers are not known yet.
+    /// The file or stream whose layers are not known yet, or the disk image.
     stream: Mutex<Option<ProgressBar>>,
     layers: Mutex<HashMap<Digest, ProgressBar>>,
 }
@@ -63,14 +63,17 @@ impl PullProgress {
         }
     }
 
-    fn begin_stream(&self, total: Option<u64>) {
+    fn begin_stream(&self, doing: &'static str, total: Option<u64>) {
         let Some(bars) = &self.bars else { return };
         let bar = match total {
             Some(total) => ProgressBar::new(total).with_style(style()),
             None => ProgressBar::no_length().with_style(style_without_end()),
         };
-        let bar = bars.add(bar.with_prefix("reading"));
-        *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar);
+        let bar = bars.add(bar.with_prefix(doing));
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(done) = stream.replace(bar) {
+            done.abandon();
+        }
     }
 
     fn stream(&self, change: impl Fn(&ProgressBar)) {
@@ -104,7 +107,7 @@ impl PullProgress {
 impl Progress for PullProgress {
     fn event(&self, event: PullEvent<'_>) {
         match event {
-            PullEvent::StreamStarted { total } => self.begin_stream(total),
+            PullEvent::StreamStarted { total } => self.begin_stream("reading", total),
             PullEvent::StreamAdvanced { bytes } => self.stream(|bar| bar.inc(bytes)),
             PullEvent::Resolved { manifest, layers } => {
                 self.stream(ProgressBar::abandon);
@@ -137,16 +140,28 @@ impl Progress for PullProgress {
                 self.say(format!("{reason}; the next host is asked"));
             }
             PullEvent::LayerDone { layer, .. } => self.end(layer, "done"),
+            PullEvent::DiskStep { step, total } => self.begin_stream(word(step), total),
+            PullEvent::DiskAdvanced { bytes } => self.stream(|bar| bar.inc(bytes)),
+            PullEvent::DiskRetry { reason, delay } => self.say(again(reason, delay)),
         }
     }
 }
 
 fn retry(layer: Option<Digest>, reason: &dyn std::error::Error, delay: Duration) -> String {
     let what = layer.map_or_else(|| "the manifest".to_owned(), |layer| layer.short());
-    format!(
-        "{what}: {reason}; trying again in {:.1} s",
-        delay.as_secs_f32()
-    )
+    format!("{what}: {}", again(reason, delay))
+}
+
+fn again(reason: &dyn std::error::Error, delay: Duration) -> String {
+    format!("{reason}; trying again in {:.1} s", delay.as_secs_f32())
+}
+
+fn word(step: DiskStep) -> &'static str {
+    match step {
+        DiskStep::Fetching => "fetching",
+        DiskStep::Reading => "reading",
+        DiskStep::Unpacking => "unpacking",
+    }
 }
 
 fn style() -> ProgressStyle {

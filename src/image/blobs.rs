@@ -1,14 +1,16 @@
-//! Layers on disk: one EROFS blob a layer, its boot files, and the work of whoever makes them.
+//! Layers on disk: one EROFS blob a layer, its boot files, and the work of whoever makes them; and disk
+//! images, which lie beside the layers.
 //!
 //! ```text
 //!   blobs/<layer hex>.erofs
+//!   blobs/<disk hex>.qcow2                    see `disks`
 //!   boot/<layer hex>/{vmlinuz,initrd.img}     either or both; no folder if the layer has neither
-//!   staging/<layer hex>.lock                  held by the one who makes the layer
+//!   staging/<layer hex>.lock                  held by the one who makes the layer or disk image
 //!   staging/pull-<random>/owner.lock          held by the pull or import whose work files these are
 //!   staging/pull-<random>/<layer hex>{.erofs,.boot/}
 //!   staging/pull-<random>/layer{.erofs,.boot/}     a layer whose digest is not known yet
 //! ```
-//! `<layer hex>` is the digest of the layer as it is transferred.
+//! `<layer hex>` is the digest of the layer as it is transferred, and so is `<disk hex>` of a disk image.
 //!
 //! Invariants: a blob under its final name is whole and verified. Boot files are published before
 //! the blob, and removed after it, so a blob's presence implies them. Work files that no living
@@ -29,6 +31,10 @@ use crate::store::atomic;
 use crate::sys::failpoint;
 use crate::sys::flock::FileLock;
 use crate::units::Digest;
+
+mod disks;
+
+pub use disks::StoredDisk;
 
 /// How the names of folders with work files begin.
 const STAGING_PREFIX: &str = "pull-";
@@ -77,7 +83,7 @@ impl StoredLayer {
     }
 }
 
-/// The right to make one layer. Dropping it lets the next one try.
+/// The right to make one layer or disk image. Dropping it lets the next one try.
 #[derive(Debug)]
 pub struct LayerLock {
     layer: Digest,
@@ -283,7 +289,7 @@ impl BlobStore {
         remove_tree(&self.boot_folder(layer))
     }
 
-    /// The layers of which anything is on disk, whole or not.
+    /// The layers and disk images of which anything is on disk, whole or not.
     ///
     /// # Errors
     /// A folder cannot be listed.
@@ -293,7 +299,10 @@ impl BlobStore {
             for entry in fs::read_dir(folder).map_err(failed("list", folder))? {
                 let name = entry.map_err(failed("list", folder))?.file_name();
                 let name = name.to_string_lossy();
-                let hex = name.strip_suffix(".erofs").unwrap_or(&name);
+                let hex = name
+                    .strip_suffix(".erofs")
+                    .or_else(|| name.strip_suffix(".qcow2"))
+                    .unwrap_or(&name);
                 // Whatever has another name was not put there by this module.
                 layers.extend(format!("sha256:{hex}").parse::<Digest>());
             }

@@ -199,6 +199,9 @@ impl Progress for Heard {
             PullEvent::StreamAdvanced { bytes } => format!("read {bytes}"),
             PullEvent::NextHost { reason } => format!("next {reason}"),
             PullEvent::Retry { reason, .. } => format!("retry {reason}"),
+            PullEvent::DiskStep { step, total } => format!("{step:?} {total:?}"),
+            PullEvent::DiskAdvanced { bytes } => format!("advanced {bytes}"),
+            PullEvent::DiskRetry { reason, .. } => format!("retry {reason}"),
         };
         self.0.lock().unwrap().push(text);
     }

@@ -12,6 +12,7 @@ pub mod assembly;
 pub mod blobs;
 pub mod boot_files;
 pub mod cancel;
+pub mod cloud;
 pub mod credentials;
 mod decode;
 mod download;

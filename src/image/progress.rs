@@ -27,6 +27,17 @@ pub struct LayerRef {
     pub compressed_size: u64,
 }
 
+/// What is done to get a disk image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskStep {
+    /// It is fetched from a server.
+    Fetching,
+    /// It is read from a file or stream.
+    Reading,
+    /// It was compressed, and is unpacked.
+    Unpacking,
+}
+
 /// What happens during a pull or an import. Per layer: either [`LayerCached`](PullEvent::LayerCached), or
 /// `LayerStarted`, any number of `LayerAdvanced` and `Retry`, and `LayerDone` if all went well. A layer that is
 /// fetched again from its beginning, for a host had sent another one, is started again.
@@ -87,6 +98,25 @@ pub enum PullEvent<'a> {
     NextHost {
         /// What went wrong, for a log line.
         reason: &'a dyn std::error::Error,
+    },
+    /// A step of getting a disk image begins, or is done once more from its beginning; the step before is over.
+    DiskStep {
+        /// What is done.
+        step: DiskStep,
+        /// Bytes to fetch or read, if that is known.
+        total: Option<u64>,
+    },
+    /// More of a disk image has been fetched or read.
+    DiskAdvanced {
+        /// Bytes since the last such event.
+        bytes: u64,
+    },
+    /// A server did not give a disk image, or gives another than before, and is asked again.
+    DiskRetry {
+        /// What went wrong, for a log line.
+        reason: &'a dyn std::error::Error,
+        /// How long the pull waits first.
+        delay: Duration,
     },
     /// The layer is verified, converted and published.
     LayerDone {

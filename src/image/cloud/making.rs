@@ -1,0 +1,219 @@
+//! What has been fetched or read becomes a disk image of the store.
+//!
+//! ```text
+//!   staged file ─▶ its digest as expected? here already? ─▶ what is it? ─▶ unpack, at most twice
+//!                    ─▶ qcow2: header looked at ─▶ normalised ─▶ blobs/<digest>.qcow2
+//! ```
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use tokio::runtime::Runtime;
+
+use super::content::{self, FOOTER, Packing, Sniffed};
+use super::disk_stand_in::{self as disk, Format};
+use super::error::CloudError;
+use super::landing::{cannot_keep, cannot_read, head_of};
+use super::unpack::{self, Failed};
+use super::{CloudOptions, ReadyDisk};
+use crate::image::blobs::{BlobStore, LayerLock, Staging, StoredDisk};
+use crate::image::progress::{DiskStep, Progress, PullEvent};
+use crate::sys::failpoint;
+use crate::units::{ByteSize, Digest};
+
+/// How often something is unpacked: more than that is no way in which anybody offers a disk.
+const MAX_DEPTH: u32 = 2;
+
+/// Bytes of a sector, of which a disk has a whole number.
+const SECTOR: u64 = 512;
+
+/// The making of one disk image.
+pub(super) struct Making<'a> {
+    pub(super) what: &'a str,
+    pub(super) options: &'a CloudOptions,
+    pub(super) store: &'a BlobStore,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) staging: &'a Staging,
+    pub(super) runtime: &'a Runtime,
+}
+
+impl Making<'_> {
+    /// A new file for what is fetched or read.
+    pub(super) fn new_file(&self, name: &str) -> Result<(PathBuf, File), CloudError> {
+        let path = self.staging.disk(name);
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path);
+        let file = file.map_err(|source| cannot_keep(self.what, source))?;
+        Ok((path, file))
+    }
+
+    /// Makes the file at `path`, whose content has this digest, a disk image of the store.
+    pub(super) fn make(&self, path: PathBuf, digest: Digest) -> Result<ReadyDisk, CloudError> {
+        if let Some(expected) = self.options.expected.filter(|expected| *expected != digest) {
+            return Err(CloudError::Digest {
+                what: self.what.to_owned(),
+                expected,
+                actual: digest,
+            });
+        }
+        failpoint::reach("disk image: received");
+        let stored = match self.claim(&digest)? {
+            Ok(stored) => stored,
+            Err(lock) => self.made(path, &lock)?,
+        };
+        Ok(ReadyDisk::new(digest, stored))
+    }
+
+    /// What is here, or the right to make it.
+    fn claim(&self, digest: &Digest) -> Result<Result<StoredDisk, LayerLock>, CloudError> {
+        let lock = match self.store.try_lock(digest)? {
+            Some(lock) => lock,
+            None => {
+                let event = PullEvent::LayerWaiting { layer: *digest };
+                self.progress.event(event);
+                self.runtime.block_on(async {
+                    tokio::select! {
+                        biased;
+                        () = self.options.cancel.cancelled() => Err(self.cancelled()),
+                        lock = self.store.lock(digest) => Ok(lock?),
+                    }
+                })?
+            }
+        };
+        Ok(self.store.find_disk(digest)?.ok_or(lock))
+    }
+
+    fn made(&self, path: PathBuf, lock: &LayerLock) -> Result<StoredDisk, CloudError> {
+        let (path, format) = self.disk_in(path)?;
+        failpoint::reach("disk image: unpacked");
+        let normal = self.staging.disk("normal");
+        let is_cancelled = || self.options.cancel.is_cancelled();
+        disk::normalise(&path, format, &normal, &is_cancelled).map_err(
+            |source| match is_cancelled() {
+                true => self.cancelled(),
+                false => CloudError::Normalise {
+                    what: self.what.to_owned(),
+                    source,
+                },
+            },
+        )?;
+        failpoint::reach("disk image: converted");
+        Ok(self.store.publish_disk(&normal, lock)?)
+    }
+
+    /// The disk that the file is, or that is in it.
+    fn disk_in(&self, mut path: PathBuf) -> Result<(PathBuf, Format), CloudError> {
+        let mut depth = 0;
+        loop {
+            let (file, found) = look(&path).map_err(|source| cannot_read(self.what, source))?;
+            let packing = match found {
+                Sniffed::Packed(packing) => packing,
+                Sniffed::Qcow2 => {
+                    self.check_header(&file)?;
+                    return Ok((path, Format::Qcow2));
+                }
+                Sniffed::Raw => {
+                    self.check_sectors(&file)?;
+                    return Ok((path, Format::Raw));
+                }
+                Sniffed::Foreign(found) => {
+                    return Err(CloudError::Foreign {
+                        what: self.what.to_owned(),
+                        depth,
+                        found,
+                    });
+                }
+            };
+            if depth == MAX_DEPTH {
+                let what = self.what.to_owned();
+                return Err(CloudError::PackedTooOften { what, packing });
+            }
+            depth += 1;
+            path = self.unpack(&path, &file, packing, depth)?;
+        }
+    }
+
+    /// Unpacks a file, and removes it, because both may be large.
+    fn unpack(
+        &self,
+        path: &Path,
+        file: &File,
+        packing: Packing,
+        depth: u32,
+    ) -> Result<PathBuf, CloudError> {
+        let total = file.metadata().map(|metadata| metadata.len()).ok();
+        let step = DiskStep::Unpacking;
+        self.progress.event(PullEvent::DiskStep { step, total });
+        let (inner, to) = self.new_file(&format!("unpacked-{depth}"))?;
+        let watch = |bytes| {
+            self.progress.event(PullEvent::DiskAdvanced { bytes });
+            !self.options.cancel.is_cancelled()
+        };
+        let what = || self.what.to_owned();
+        unpack::unpack(packing, file, &to, self.options.limit, &watch).map_err(|failed| {
+            match failed {
+                Failed::Read(source) => CloudError::Unpack {
+                    what: what(),
+                    packing,
+                    source,
+                },
+                Failed::Write(source) => cannot_keep(self.what, source),
+                Failed::TooLarge => CloudError::Bomb {
+                    what: what(),
+                    limit: ByteSize::from_bytes(self.options.limit),
+                },
+                Failed::Cancelled => self.cancelled(),
+            }
+        })?;
+        fs::remove_file(path).map_err(|source| cannot_keep(self.what, source))?;
+        Ok(inner)
+    }
+
+    fn check_header(&self, file: &File) -> Result<(), CloudError> {
+        match disk::qcow2::inspect(file) {
+            Ok(_) => Ok(()),
+            Err(source) => Err(CloudError::Header {
+                what: self.what.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    fn check_sectors(&self, file: &File) -> Result<(), CloudError> {
+        let metadata = file.metadata();
+        let size = metadata
+            .map_err(|source| cannot_read(self.what, source))?
+            .len();
+        match size.is_multiple_of(SECTOR) {
+            true => Ok(()),
+            false => Err(CloudError::Sectors {
+                what: self.what.to_owned(),
+                size,
+            }),
+        }
+    }
+
+    pub(super) fn cancelled(&self) -> CloudError {
+        CloudError::Cancelled {
+            what: self.what.to_owned(),
+        }
+    }
+}
+
+/// The file there, and what it is.
+fn look(path: &Path) -> io::Result<(File, Sniffed)> {
+    let file = File::open(path)?;
+    let head = head_of(&file)?;
+    let mut footer = [0; FOOTER];
+    let size = file.metadata()?.len();
+    if let Some(at) = size.checked_sub(FOOTER as u64) {
+        file.read_exact_at(&mut footer, at)?;
+    }
+    let found = content::sniff_ends(&head, &footer);
+    Ok((file, found))
+}
