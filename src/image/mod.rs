@@ -1,8 +1,9 @@
-//! Images: from a registry, a file or a stream to EROFS blobs that VMs share.
+//! Images: from a registry, a server, a file or a stream to blobs that VMs share: EROFS layers or a disk.
 //!
 //! ```text
 //! registry, archive ─▶ sha-256 ─▶ decompress ─▶ sha-256 ─▶ layer ─▶ erofs ─▶ <root>/blobs/<layer hex>.erofs
 //!                                                   └─▶ boot files ─▶ <root>/boot/<layer hex>/
+//! server, file ──────▶ sha-256 ─▶ decompress ─▶ qcow2 ──────────────────▶ <root>/blobs/<disk hex>.qcow2
 //! ```
 //!
 //! Invariants: a blob under its final name is whole and verified; its boot files were there before

@@ -208,6 +208,13 @@ impl<'a> Server<'a> {
         }
     }
 
+    pub(super) fn too_much(&self, end: u64) -> TransferError {
+        TransferError::TooMuch {
+            url: self.url.to_string(),
+            last: end - 1,
+        }
+    }
+
     pub(super) fn wrong_part(&self, wanted: &Range<u64>, response: &Response) -> TransferError {
         let said = response.headers().get(reqwest::header::CONTENT_RANGE);
         let said = said.map_or_else(String::new, |said| {

@@ -170,6 +170,8 @@ pub enum TransferError {
         to: u64,
         answer: String,
     },
+    #[error("the server sends more than the part of {url} that ends with byte {last}")]
+    TooMuch { url: String, last: u64 },
     #[error("{url} is another file than it was when the transfer began")]
     Changed { url: String },
     #[error("{url} has changed {times} times while it was fetched")]

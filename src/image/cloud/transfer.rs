@@ -263,7 +263,7 @@ impl Attempts<'_> {
         while let Some(bytes) = self.chunk(&mut response).await? {
             let next = rest.start + bytes.len() as u64;
             if next > end {
-                return Err(self.server.wrong_part(rest, &response).into());
+                return Err(self.server.too_much(end).into());
             }
             landing.land(rest.start, &bytes)?;
             rest.start = next;
