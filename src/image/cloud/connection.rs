@@ -44,6 +44,14 @@ pub(super) struct Source {
     pub(super) size: u64,
 }
 
+impl Source {
+    /// Whether what has come is of use after such an error.
+    pub(super) fn may_go_on(&self, error: &TransferError) -> bool {
+        let is_same = !matches!(error, TransferError::Changed { .. });
+        is_same && self.version.strong().is_some()
+    }
+}
+
 /// A part of a file on its way.
 pub(super) struct Coming {
     pub(super) response: Response,

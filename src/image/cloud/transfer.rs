@@ -220,9 +220,7 @@ impl Attempts<'_> {
                         failures = 0;
                         continue;
                     }
-                    Err(Stop::Anew(error)) if !matches!(error, TransferError::Changed { .. }) => {
-                        error
-                    }
+                    Err(Stop::Anew(error)) if source.may_go_on(&error) => error,
                     Err(stop) => return Err(stop),
                 };
                 if rest.start - begun >= PROGRESS {

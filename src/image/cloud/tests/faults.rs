@@ -136,7 +136,7 @@ fn what_is_too_large_is_refused_before_it_comes() {
     };
     let told = refusal(&server, "/disk", &boundless);
     assert!(
-        told.starts_with("URL/disk has 888.2PiB, and in ") && told.ends_with(" are free"),
+        told.starts_with("URL/disk has 888.1PiB, and in ") && told.ends_with(" are free"),
         "{told}"
     );
 }

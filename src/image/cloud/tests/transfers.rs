@@ -138,11 +138,19 @@ fn a_cut_piece_goes_on_where_it_broke_and_a_whole_file_from_its_beginning() {
     let content = qcow2(1, 2);
     server.put("/disk", &content);
     server.put_plain("/plain", &content, true);
-    for path in ["/disk", "/plain"] {
+    // All of it is one part, and nothing would join two.
+    server.put("/unmarked", &content);
+    server.mark("/unmarked", None, None);
+    for (path, piece) in [
+        ("/disk", CLUSTER),
+        ("/plain", CLUSTER),
+        ("/unmarked", 1 << 24),
+    ] {
         server.fail(path, [Fault::Cut(1000), Fault::Cut(0)]);
         let host = Host::new();
         let options = CloudOptions {
             connections: NonZeroUsize::MIN,
+            piece: piece as u64,
             ..options()
         };
         let disk = pull_with(&server, path, &host, &options).unwrap();
@@ -151,6 +159,7 @@ fn a_cut_piece_goes_on_where_it_broke_and_a_whole_file_from_its_beginning() {
     let ranges = server.ranges("/disk");
     assert_eq!(ranges[1..3], ["bytes=1000-65535", "bytes=1000-65535"]);
     assert_eq!(server.ranges("/plain").len(), 3);
+    assert_eq!(server.ranges("/unmarked"), ["bytes=0-16777215"; 3]);
 }
 
 #[test]
