@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
@@ -75,6 +76,17 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
+}
+
+/// Whether files of tests may have holes, and a line that says so where they may not.
+pub(super) fn keeps_holes() -> bool {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(1 << 20).unwrap();
+    let keeps = file.metadata().unwrap().blocks() == 0;
+    if !keeps {
+        println!("SKIPPED: this file system keeps no holes");
+    }
+    keeps
 }
 
 pub(super) fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {

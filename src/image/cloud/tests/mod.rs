@@ -9,7 +9,7 @@ mod transfers;
 use std::fs;
 use std::time::Duration;
 
-pub(super) use crate::image::fixture::{Heard, Host, chain, gzip, noise, tar_of};
+pub(super) use crate::image::fixture::{Heard, Host, chain, gzip, keeps_holes, noise, tar_of};
 
 use super::*;
 use crate::image::progress::Silent;
