@@ -5,7 +5,10 @@
 //!        │ cli      what the user typed, what the user reads
 //!        ▼
 //!       ops        one file a use case: order of steps, undo, locks
-//!        ├── image     registry or archive → tar → EROFS blobs, boot files
+//!        ├── image     registry or archive → tar → EROFS blobs, boot files; or a disk image → qcow2
+//!        ├── installed the kernel on a disk, as its own boot loader would choose it
+//!        ├── cidata    what cloud-init in a guest reads at its first boot
+//!        ├── cidata    NoCloud volume of a cloud image
 //!        ├── installed a disk's own kernel, initrd and command line
 //!        ├── network   CNI → netns, TAP, redirect
 //!        ├── snapshot  saved VMs: manifest, archive, records
@@ -36,6 +39,8 @@
 //! - **Liveness is a lock.** No VM runs whose process does not hold `alive.lock`, whatever its record says;
 //!   no pid in a file is ever believed.
 //! - **One writer of a VM.** Whoever changes a VM holds its operation lock, as a value.
+//! - **Disks of strangers.** `disk` looks at an image before anything opens it, and no file is opened that an image
+//!   only names; what boots from a disk is found by reading it, never by mounting it.
 //! - **Killed anywhere.** Each step of a verb has a name (`sys::failpoint`), and a test that ends the program
 //!   there by `kill -9` (`tests/cli/killed.rs`): nothing is lost, `gc` leaves nothing, the verb then succeeds.
 //! - **The library returns, the CLI speaks.** Only `cli` prints, exits, reads argv and environment.

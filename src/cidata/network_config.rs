@@ -83,10 +83,16 @@ pub(super) fn text(nics: &[Settings<'_>]) -> Result<String, CidataError> {
         version: VERSION,
         ethernets: nics
             .iter()
-            .map(|nic| (format!("id{}", nic.index), ethernet(nic)))
+            .map(|nic| (id(nic.index), ethernet(nic)))
             .collect(),
     };
     json("network-config", &content)
+}
+
+/// What netplan calls a NIC, and after it a file of systemd-networkd's (`10-netplan-<id>.network`), of which the
+/// first by name counts: Debian's own images have an `all-en` there, by which every NIC asks by DHCP.
+fn id(index: usize) -> String {
+    format!("00-id{index}")
 }
 
 fn ethernet<'a>(nic: &Settings<'a>) -> Ethernet<'a> {

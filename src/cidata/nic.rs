@@ -65,14 +65,11 @@ pub(super) struct Gateway {
     pub(super) is_outside: bool,
 }
 
-/// What is said of `nics`. Of none where no address is given: a cloud image asks by DHCP by itself.
+/// What is said of `nics`: cloud-init by itself would bring up the first alone.
 pub(super) fn settings<'a>(
     nics: &[Nic],
     dns: &'a [Ipv4Addr],
 ) -> Result<Vec<Settings<'a>>, CidataError> {
-    if nics.iter().all(|nic| nic.address.is_none()) {
-        return Ok(Vec::new());
-    }
     let of_each = nics.iter().enumerate().map(|(index, nic)| {
         Ok(Settings {
             index,

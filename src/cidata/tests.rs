@@ -116,7 +116,7 @@ fn one_nic_is_told_in_both_forms() {
         r#"{
   "version": 2,
   "ethernets": {
-    "id0": {
+    "00-id0": {
       "match": {
         "macaddress": "02:00:00:00:00:01"
       },
@@ -187,26 +187,26 @@ fn of_several_nics_no_two_default_routes_are_equal_and_the_first_leads() {
     assert_eq!(
         network_config(&cidata)["ethernets"],
         json!({
-            "id0": {
+            "00-id0": {
                 "match": {"macaddress": "02:00:00:00:00:01"},
                 "addresses": ["10.22.0.5/16"],
                 "routes": [{"to": "0.0.0.0/0", "via": "10.22.0.1", "metric": 100}],
                 "nameservers": dns,
             },
-            "id1": {
+            "00-id1": {
                 "match": {"macaddress": "02:00:00:00:00:02"},
                 "optional": true,
                 "addresses": ["10.9.0.5/32"],
                 "routes": [{"to": "0.0.0.0/0", "via": "169.254.1.1", "metric": 101, "on-link": true}],
                 "nameservers": dns,
             },
-            "id2": {
+            "00-id2": {
                 "match": {"macaddress": "02:00:00:00:00:03"},
                 "optional": true,
                 "addresses": ["192.168.7.9/24"],
                 "nameservers": dns,
             },
-            "id3": {
+            "00-id3": {
                 "match": {"macaddress": "02:00:00:00:00:04"},
                 "optional": true,
                 "dhcp4": true,
@@ -243,7 +243,7 @@ fn of_several_nics_no_two_default_routes_are_equal_and_the_first_leads() {
 }
 
 #[test]
-fn nics_that_all_ask_by_dhcp_are_left_to_the_image() {
+fn nics_that_all_ask_by_dhcp_are_all_configured() {
     let cidata = Cidata {
         instance_id: ID,
         hostname: &name("web-1"),
@@ -251,8 +251,9 @@ fn nics_that_all_ask_by_dhcp_are_left_to_the_image() {
         dns: &[],
         nics: &[nic(1, None), nic(2, None)],
     };
-    assert_eq!(cidata.files().unwrap().len(), 2);
-    assert_eq!(user_data(&cidata).get("write_files"), None);
+    assert_eq!(cidata.files().unwrap().len(), 3);
+    let files = user_data(&cidata)["write_files"].take();
+    assert_eq!(files.as_array().map(Vec::len), Some(2));
 }
 
 #[test]
@@ -369,7 +370,7 @@ proptest! {
         if nics.iter().any(|nic| nic.address.is_some()) {
             let config = network_config(&cidata);
             for (index, nic) in nics.iter().enumerate() {
-                let told = &config["ethernets"][format!("id{index}")];
+                let told = &config["ethernets"][format!("00-id{index}")];
                 prop_assert_eq!(&told["match"]["macaddress"], &nic.mac.to_string());
                 let Some(address) = nic.address else {
                     prop_assert_eq!(&told["dhcp4"], true);

@@ -15,7 +15,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::{BlobError, BlobStore, LayerLock, Staging, failed};
-use crate::image::cloud::disk_stand_in as disk;
+use crate::disk;
 use crate::store::atomic;
 use crate::sys::failpoint;
 use crate::units::Digest;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::content::{Foreign, Packing};
-use super::disk_stand_in::NormaliseError;
-use super::disk_stand_in::qcow2::HeaderError;
+use crate::disk::MakeError;
+use crate::disk::qcow2::HeaderError;
 use crate::image::blobs::BlobError;
 use crate::image::http::through;
 use crate::units::{ByteSize, Digest};
@@ -75,7 +75,7 @@ pub enum CloudError {
     Normalise {
         what: String,
         #[source]
-        source: NormaliseError,
+        source: MakeError,
     },
     #[error("cannot read {what}")]
     Read {

@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use tokio::runtime::Runtime;
 
 use super::content::{self, FOOTER, Packing, Sniffed};
-use super::disk_stand_in::{self as disk, Format};
 use super::error::CloudError;
 use super::landing::{cannot_keep, cannot_read, head_of};
 use super::unpack::{self, Failed};
 use super::{CloudOptions, ReadyDisk};
+use crate::disk::{self, Format};
 use crate::image::blobs::{BlobStore, LayerLock, Staging, StoredDisk};
 use crate::image::progress::{DiskStep, Progress, PullEvent};
 use crate::sys::failpoint;
@@ -28,6 +28,12 @@ const MAX_DEPTH: u32 = 2;
 
 /// Bytes of a sector, of which a disk has a whole number.
 const SECTOR: u64 = 512;
+
+/// What is in a file that can be used.
+enum Admitted {
+    Disk(Format),
+    Packed(File, Packing),
+}
 
 /// The making of one disk image.
 pub(super) struct Making<'a> {
@@ -62,6 +68,8 @@ impl Making<'_> {
             });
         }
         failpoint::reach("disk image: received");
+        // What can be seen from outside needs no lock, whose file stays.
+        self.admit(&path, 0)?;
         let stored = match self.claim(&digest)? {
             Ok(stored) => stored,
             Err(lock) => self.made(path, &lock)?,
@@ -110,31 +118,38 @@ impl Making<'_> {
     fn disk_in(&self, mut path: PathBuf) -> Result<(PathBuf, Format), CloudError> {
         let mut depth = 0;
         loop {
-            let (file, found) = look(&path).map_err(|source| cannot_read(self.what, source))?;
-            let packing = match found {
-                Sniffed::Packed(packing) => packing,
-                Sniffed::Qcow2 => {
-                    self.check_header(&file)?;
-                    return Ok((path, Format::Qcow2));
-                }
-                Sniffed::Raw => {
-                    self.check_sectors(&file)?;
-                    return Ok((path, Format::Raw));
-                }
-                Sniffed::Foreign(found) => {
-                    return Err(CloudError::Foreign {
-                        what: self.what.to_owned(),
-                        depth,
-                        found,
-                    });
-                }
+            let (file, packing) = match self.admit(&path, depth)? {
+                Admitted::Disk(format) => return Ok((path, format)),
+                Admitted::Packed(file, packing) => (file, packing),
             };
-            if depth == MAX_DEPTH {
-                let what = self.what.to_owned();
-                return Err(CloudError::PackedTooOften { what, packing });
-            }
             depth += 1;
             path = self.unpack(&path, &file, packing, depth)?;
+        }
+    }
+
+    /// What is in the file at `path`, which was unpacked so many times, if it can be used.
+    fn admit(&self, path: &Path, depth: u32) -> Result<Admitted, CloudError> {
+        let (file, found) = look(path).map_err(|source| cannot_read(self.what, source))?;
+        let what = || self.what.to_owned();
+        match found {
+            Sniffed::Packed(packing) if depth == MAX_DEPTH => Err(CloudError::PackedTooOften {
+                what: what(),
+                packing,
+            }),
+            Sniffed::Packed(packing) => Ok(Admitted::Packed(file, packing)),
+            Sniffed::Qcow2 => {
+                self.check_header(&file)?;
+                Ok(Admitted::Disk(Format::Qcow2))
+            }
+            Sniffed::Raw => {
+                self.check_sectors(&file)?;
+                Ok(Admitted::Disk(Format::Raw))
+            }
+            Sniffed::Foreign(found) => Err(CloudError::Foreign {
+                what: what(),
+                depth,
+                found,
+            }),
         }
     }
 

@@ -25,7 +25,6 @@ use crate::units::{ByteSize, Digest};
 mod answer;
 mod connection;
 pub mod content;
-pub mod disk_stand_in;
 mod error;
 mod follower;
 mod landing;
