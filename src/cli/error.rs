@@ -10,6 +10,7 @@ use cocoon_agent::protocol::FailureKind;
 
 use super::{hint, output};
 use crate::config::InvalidConfig;
+use crate::image::cloud::InvalidCloudUrl;
 use crate::image::reference::InvalidReference;
 use crate::ops;
 use crate::units::VmName;
@@ -74,6 +75,10 @@ pub(super) enum Failure {
         #[source]
         source: InvalidReference,
     },
+    #[error(transparent)]
+    Address(InvalidCloudUrl),
+    #[error("--sha256 is the digest of one disk image, and goes with one address")]
+    Sha256OfMany,
     #[error("VM {name} was created, but did not start")]
     CreatedOnly {
         name: VmName,
@@ -150,7 +155,9 @@ impl Failure {
             | Self::Operation(ops::Error::UpgradeManifest(_))
             | Self::Reference { .. }
             | Self::ArchiveToTerminal
-            | Self::CopySides => EXIT_USAGE,
+            | Self::CopySides
+            | Self::Address(_)
+            | Self::Sha256OfMany => EXIT_USAGE,
             Self::Ended(code) => *code,
             Self::Exec(failure) => failure.exit_code_of_exec(),
             Self::CreatedOnly { source, .. } => source.exit_code(),

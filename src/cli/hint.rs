@@ -6,7 +6,11 @@ use std::io;
 use super::error::Failure;
 use crate::agent::AgentError;
 use crate::config::InvalidConfig;
+use crate::disk::MakeError;
+use crate::disk::qcow2::HeaderError;
 use crate::image::assembly::AssemblyError;
+use crate::image::cloud::content::Foreign;
+use crate::image::cloud::{CloudError, TransferError};
 use crate::image::fetch::FetchError;
 use crate::image::import::Reason;
 use crate::image::layer::LayerError;
@@ -35,6 +39,8 @@ const IMAGES: &str =
     "cocoon image list shows what is here; cocoon image pull IMAGE fetches an image";
 const INSTALL_PLUGINS: &str = "install the CNI plugins: cocoon doctor --upgrade; or apt-get install \
     containernetworking-plugins, and --cni-bin-dir /usr/lib/cni";
+const CHECK_PROXY: &str = "check the proxy, which HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names; what NO_PROXY \
+    names is asked directly";
 const AS_ROOT: &str = "run cocoon as root, for example by sudo";
 
 /// The hint for a failure: the system's own troubles first, wherever in the chain they stand.
@@ -113,6 +119,11 @@ fn says_full(reason: &str) -> bool {
 }
 
 fn operation(error: &ops::Error) -> Option<String> {
+    let of_disk = disk_image(error).map(str::to_owned);
+    of_disk.or_else(|| any_operation(error))
+}
+
+fn any_operation(error: &ops::Error) -> Option<String> {
     use ops::Error;
     let hint = match error {
         Error::NotRoot | Error::Repair(RepairError::NotRoot) => AS_ROOT,
@@ -278,6 +289,78 @@ fn pull(error: &PullError) -> Option<String> {
     Some(hint.to_owned())
 }
 
+fn disk_image(error: &ops::Error) -> Option<&'static str> {
+    match error {
+        ops::Error::NothingInstalled { .. } => Some(
+            "boot it by firmware, which cocoon doctor --upgrade installs: --boot firmware, on the engine cloud-hypervisor",
+        ),
+        ops::Error::NoFirmware(_) => Some(
+            "cocoon doctor --upgrade installs it; or boot the kernel that is on the disk: --boot direct",
+        ),
+        ops::Error::Cloud(error) => cloud(error),
+        _ => None,
+    }
+}
+
+fn cloud(error: &CloudError) -> Option<&'static str> {
+    match error {
+        CloudError::Digest { .. } => Some(
+            "compare it with the list of sums at the same address; the image may have been replaced",
+        ),
+        CloudError::Foreign {
+            found: Foreign::Tar,
+            depth: 1..,
+            ..
+        } => Some("unpack it on the way, for example: xz -dc FILE | cocoon image import NAME -"),
+        CloudError::Foreign {
+            found: Foreign::Tar,
+            ..
+        } => Some("a root file system is imported as it is: cocoon image import NAME FILE"),
+        CloudError::Foreign {
+            found: Foreign::WebPage,
+            ..
+        } => Some("give the address of the file itself, which often ends in .img or .qcow2"),
+        CloudError::Foreign { .. } => {
+            Some("convert it first, for example: qemu-img convert -O qcow2 FILE disk.qcow2")
+        }
+        CloudError::Normalise {
+            source: MakeError::NoQemuImg(_),
+            ..
+        } => Some("install it: apt-get install qemu-utils"),
+        CloudError::Header {
+            source: HeaderError::Backing(_) | HeaderError::DataFile,
+            ..
+        } => Some(
+            "make one file of it, where the other one is: qemu-img convert -O qcow2 FILE disk.qcow2",
+        ),
+        CloudError::Header {
+            source: HeaderError::Short(_),
+            ..
+        }
+        | CloudError::Unpack { .. }
+        | CloudError::Sectors { .. } => Some("it is damaged or not whole: fetch it again"),
+        CloudError::NoSpace { .. } => Some(DISK_FULL),
+        CloudError::Transfer(error) => transfer(error),
+        _ => None,
+    }
+}
+
+fn transfer(error: &TransferError) -> Option<&'static str> {
+    match error {
+        TransferError::Unreachable { proxy: Some(_), .. }
+        | TransferError::Forbidden { proxy: Some(_), .. }
+        | TransferError::Refused { proxy: Some(_), .. } => Some(CHECK_PROXY),
+        TransferError::Unreachable { .. } | TransferError::Absent { .. } => {
+            Some("check the address, and that its server is up")
+        }
+        TransferError::Forbidden { .. } => {
+            Some("a login goes into the address: https://USER:PASSWORD@HOST/FILE")
+        }
+        TransferError::Busy { .. } | TransferError::Unstable { .. } => Some("try again later"),
+        _ => None,
+    }
+}
+
 fn import(reason: &Reason) -> Option<&'static str> {
     match reason {
         Reason::Assembly(AssemblyError::NotBootable { .. }) => Some(MAKE_VM_IMAGE),
@@ -312,9 +395,7 @@ fn registry(error: &RegistryError) -> Option<&'static str> {
             "check the proxy's password, and the image's name; if the image is private, log in first: docker login REGISTRY",
         ),
         RegistryError::Unreachable { proxy: Some(_), .. }
-        | RegistryError::Refused { proxy: Some(_), .. } => Some(
-            "check the proxy, which HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names; what NO_PROXY names is asked directly",
-        ),
+        | RegistryError::Refused { proxy: Some(_), .. } => Some(CHECK_PROXY),
         RegistryError::Unreachable { .. } => Some("check the registry's name, and that it is up"),
         RegistryError::NotFound { .. } => Some("check the image's name and tag"),
         RegistryError::Unauthorized { .. } | RegistryError::Login { .. } => {

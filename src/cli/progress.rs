@@ -1,6 +1,7 @@
 //! The progress of a pull or an import: a bar for each layer on a terminal, plain lines elsewhere.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -9,7 +10,6 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::output;
 use crate::image::progress::{DiskStep, Progress, PullEvent};
-use crate::image::reference::Reference;
 use crate::units::Digest;
 
 /// Shows what a pull or an import does, on standard error.
@@ -24,14 +24,14 @@ pub(super) struct PullProgress {
 }
 
 impl PullProgress {
-    /// Begins to show what is being done, such as `pulling`, to get `reference`.
-    pub(super) fn new(doing: &'static str, reference: &Reference) -> Self {
+    /// Begins to show what is being done, such as `pulling`, to get `image`.
+    pub(super) fn new(doing: &'static str, image: &dyn fmt::Display) -> Self {
         let bars = std::io::stderr()
             .is_terminal()
             .then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
         Self {
             doing,
-            image: reference.to_string(),
+            image: image.to_string(),
             bars,
             stream: Mutex::default(),
             layers: Mutex::default(),

@@ -27,6 +27,9 @@ pub(super) struct VmmArgs {
     spec: PathBuf,
     /// The run that it begins; none by hand
     run: Option<RunId>,
+    /// It is this process's run already: its guest has reset itself
+    #[arg(long, requires = "run")]
+    again: bool,
 }
 
 /// What argv says, if this is to be the process of a VM. It is a command line of its own: to build all the others
@@ -42,6 +45,7 @@ pub(super) fn run(args: &VmmArgs, engines: &[&'static dyn Engine]) -> ExitCode {
         output::note(format_args!("no log can be written: {error}"));
     }
     let result = match args.run {
+        Some(run) if args.again => vm_process::run_again(&args.spec, run, engines),
         Some(run) => vm_process::run(&args.spec, run, engines, report),
         None => by_hand(&args.spec, engines),
     };

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | a member `oci-layout` | an OCI layout (image-spec 1.1, `image-layout.md`); the layers of its manifest |
 //! | a member `manifest.json` | what `docker save` writes (Docker image specification 1.2); each layer a tar |
+//! | a qcow2 image, or a raw disk | no matter of this module: see `cloud` |
 //! | any other tar | the one layer of an image that has no documents: its config is made here |
 //!
 //! A tar that may yet turn out to be a bundle is kept in an unnamed file of the staging folder; one that
@@ -40,6 +41,7 @@ use crate::sys::failpoint;
 use crate::units::Digest;
 
 mod bundle;
+mod disk;
 mod docker;
 mod error;
 mod oci;
@@ -60,6 +62,7 @@ mod tests_of_streams;
 mod tests_with_tools;
 
 use bundle::Bundle;
+pub use disk::{Kind, kind};
 pub use error::{ImportError, MemberRefusal, Reason};
 pub use source::Input;
 use source::{Opened, Watch};

@@ -1,4 +1,6 @@
-//! Records of images: rows of `images` and `image_layers`.
+//! Records of images: rows of `images` and `image_layers`, and of `disk_images`.
+//!
+//! A name is an image of either kind, never of both.
 //!
 //! Invariant: a row is written only after all its blobs and boot files have their final names, so
 //! whatever a row names is there, and whatever no row names may go.
@@ -16,24 +18,51 @@ const SHORTEST_DIGEST: usize = 12;
 /// One image on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageRecord {
-    /// Normalised reference under which it was pulled.
+    /// Normalised reference or URL under which it was pulled.
     pub name: String,
-    /// Digest of the platform's manifest.
+    /// Digest of the platform's manifest; of a disk image, of the file as it was transferred.
     pub digest: Digest,
     /// Bytes on disk: blobs and boot files. Layers shared with other images count fully.
     pub size: ByteSize,
+    /// When this host pulled it.
+    pub created_at: Timestamp,
+    /// What a VM of it runs from.
+    pub content: Content,
+}
+
+/// What a VM of an image runs from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Layers with a kernel: an OCI image.
+    Layers(LayersContent),
+    /// A disk on which a system is installed: a cloud image.
+    Disk(DiskContent),
+}
+
+/// Layers with a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayersContent {
     /// As the image's configuration calls it.
     pub architecture: String,
-    /// Its layers, bottom first.
+    /// Bottom first.
     pub layers: Vec<ImageLayer>,
     /// The layer that holds the kernel.
     pub kernel_layer: Digest,
     /// The layer that holds the initial RAM disk.
     pub initrd_layer: Digest,
-    /// When this host pulled it.
-    pub created_at: Timestamp,
     /// When it was built, as it says itself.
     pub built_at: Option<String>,
+}
+
+/// A disk on which a system is installed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskContent {
+    /// Bytes of the disk that a guest sees.
+    pub virtual_size: ByteSize,
+    /// As its server called this version of it.
+    pub etag: Option<String>,
+    /// When it was changed last, in its server's words.
+    pub last_modified: Option<String>,
 }
 
 /// One layer of an image.
@@ -70,32 +99,43 @@ pub enum ImageRecordError {
 }
 
 const COLUMNS: &str =
-    "name, digest, size, architecture, kernel_layer, initrd_layer, created_at, built_at";
+    "name, digest, size, created_at, architecture, kernel_layer, initrd_layer, built_at";
+
+const DISK_COLUMNS: &str = "name, digest, size, created_at, virtual_size, etag, last_modified";
 
 /// Records an image, in place of an older one of the same name.
 ///
 /// # Errors
 /// The database failed.
 pub fn put(tx: &Transaction<'_>, image: &ImageRecord) -> Result<(), DatabaseError> {
+    delete(tx, &image.name)?;
+    match &image.content {
+        Content::Layers(layers) => put_layers(tx, image, layers),
+        Content::Disk(disk) => put_disk(tx, image, disk),
+    }
+}
+
+fn put_layers(
+    tx: &Transaction<'_>,
+    image: &ImageRecord,
+    content: &LayersContent,
+) -> Result<(), DatabaseError> {
     let failed = statement("record an image");
-    tx.execute("DELETE FROM images WHERE name = ?1", [&image.name])
-        .map_err(&failed)?;
     tx.execute(
         &format!("INSERT INTO images ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"),
         params![
             image.name,
             image.digest.to_string(),
-            // SQLite counts in i64, and no host has 8 EiB of blobs.
-            i64::try_from(image.size.bytes()).unwrap_or(i64::MAX),
-            image.architecture,
-            image.kernel_layer.to_string(),
-            image.initrd_layer.to_string(),
+            stored(image.size),
             image.created_at.to_string(),
-            image.built_at,
+            content.architecture,
+            content.kernel_layer.to_string(),
+            content.initrd_layer.to_string(),
+            content.built_at,
         ],
     )
     .map_err(&failed)?;
-    for (position, layer) in (0i64..).zip(&image.layers) {
+    for (position, layer) in (0i64..).zip(&content.layers) {
         tx.execute(
             "INSERT INTO image_layers VALUES (?1, ?2, ?3, ?4)",
             params![
@@ -110,14 +150,45 @@ pub fn put(tx: &Transaction<'_>, image: &ImageRecord) -> Result<(), DatabaseErro
     Ok(())
 }
 
+fn put_disk(
+    tx: &Transaction<'_>,
+    image: &ImageRecord,
+    content: &DiskContent,
+) -> Result<(), DatabaseError> {
+    tx.execute(
+        &format!("INSERT INTO disk_images ({DISK_COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"),
+        params![
+            image.name,
+            image.digest.to_string(),
+            stored(image.size),
+            image.created_at.to_string(),
+            stored(content.virtual_size),
+            content.etag,
+            content.last_modified,
+        ],
+    )
+    .map(drop)
+    .map_err(statement("record an image"))
+}
+
+/// SQLite counts in i64, and no host has 8 EiB.
+fn stored(size: ByteSize) -> i64 {
+    i64::try_from(size.bytes()).unwrap_or(i64::MAX)
+}
+
 /// Removes an image's record; its blobs stay until `gc`.
 ///
 /// # Errors
 /// The database failed.
 pub fn delete(tx: &Transaction<'_>, name: &str) -> Result<(), DatabaseError> {
-    tx.execute("DELETE FROM images WHERE name = ?1", [name])
-        .map(drop)
-        .map_err(statement("remove an image"))
+    for query in [
+        "DELETE FROM images WHERE name = ?1",
+        "DELETE FROM disk_images WHERE name = ?1",
+    ] {
+        tx.execute(query, [name])
+            .map_err(statement("remove an image"))?;
+    }
+    Ok(())
 }
 
 /// Every image, by name.
@@ -125,8 +196,12 @@ pub fn delete(tx: &Transaction<'_>, name: &str) -> Result<(), DatabaseError> {
 /// # Errors
 /// The database failed or holds what no image is.
 pub fn list(tx: &Transaction<'_>) -> Result<Vec<ImageRecord>, DatabaseError> {
-    let query = format!("SELECT {COLUMNS} FROM images ORDER BY name");
-    rows::all(tx, "list images", (&query, []), |row| from_row(tx, row))
+    let query = format!("SELECT {COLUMNS} FROM images");
+    let mut images = rows::all(tx, "list images", (&query, []), |row| from_row(tx, row))?;
+    let query = format!("SELECT {DISK_COLUMNS} FROM disk_images");
+    images.extend(rows::all(tx, "list images", (&query, []), disk_from_row)?);
+    images.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(images)
 }
 
 /// The image with exactly this normalised name.
@@ -135,9 +210,14 @@ pub fn list(tx: &Transaction<'_>) -> Result<Vec<ImageRecord>, DatabaseError> {
 /// The database failed or holds what no image is.
 pub fn get(tx: &Transaction<'_>, name: &str) -> Result<Option<ImageRecord>, DatabaseError> {
     let query = format!("SELECT {COLUMNS} FROM images WHERE name = ?1");
-    rows::first(tx, "read an image", (&query, [name]), |row| {
+    let found = rows::first(tx, "read an image", (&query, [name]), |row| {
         from_row(tx, row)
-    })
+    })?;
+    if found.is_some() {
+        return Ok(found);
+    }
+    let query = format!("SELECT {DISK_COLUMNS} FROM disk_images WHERE name = ?1");
+    rows::first(tx, "read an image", (&query, [name]), disk_from_row)
 }
 
 /// The image that a user means: by normalised name, or by a digest or the beginning of one, of at
@@ -175,34 +255,53 @@ pub fn resolve(
     Ok(found.swap_remove(0))
 }
 
-/// Every layer that some image needs.
+/// Every blob that some image needs.
 ///
 /// # Errors
 /// The database failed.
 pub fn needed_blobs(tx: &Transaction<'_>) -> Result<Vec<Digest>, DatabaseError> {
-    rows::digests(
-        tx,
-        "list layers",
-        "SELECT DISTINCT digest FROM image_layers",
-    )
+    let query = "SELECT digest FROM image_layers UNION SELECT digest FROM disk_images";
+    rows::digests(tx, "list layers", query)
 }
 
 fn from_row(tx: &Transaction<'_>, row: &Row<'_>) -> Result<ImageRecord, DatabaseError> {
     let action = "read an image";
     let text = |index| rows::text(row, index, action);
-    let name = text(0)?.to_owned();
-    let size: i64 = row.get(2).map_err(statement(action))?;
-    Ok(ImageRecord {
-        layers: layers_of(tx, &name)?,
-        digest: parse("digest", text(1)?)?,
-        size: ByteSize::from_bytes(size.unsigned_abs()),
-        architecture: text(3)?.to_owned(),
-        kernel_layer: parse("digest", text(4)?)?,
-        initrd_layer: parse("digest", text(5)?)?,
-        created_at: parse("time", text(6)?)?,
+    let content = LayersContent {
+        layers: layers_of(tx, text(0)?)?,
+        architecture: text(4)?.to_owned(),
+        kernel_layer: parse("digest", text(5)?)?,
+        initrd_layer: parse("digest", text(6)?)?,
         built_at: rows::text_or_null(row, 7, action)?.map(str::to_owned),
-        name,
+    };
+    of_either_kind(row, Content::Layers(content))
+}
+
+fn disk_from_row(row: &Row<'_>) -> Result<ImageRecord, DatabaseError> {
+    let optional = |index| rows::text_or_null(row, index, "read an image");
+    let content = DiskContent {
+        virtual_size: size(row, 4)?,
+        etag: optional(5)?.map(str::to_owned),
+        last_modified: optional(6)?.map(str::to_owned),
+    };
+    of_either_kind(row, Content::Disk(content))
+}
+
+/// The columns with which both kinds begin.
+fn of_either_kind(row: &Row<'_>, content: Content) -> Result<ImageRecord, DatabaseError> {
+    let text = |index| rows::text(row, index, "read an image");
+    Ok(ImageRecord {
+        name: text(0)?.to_owned(),
+        digest: parse("digest", text(1)?)?,
+        size: size(row, 2)?,
+        created_at: parse("time", text(3)?)?,
+        content,
     })
+}
+
+fn size(row: &Row<'_>, index: usize) -> Result<ByteSize, DatabaseError> {
+    let size: i64 = row.get(index).map_err(statement("read an image"))?;
+    Ok(ByteSize::from_bytes(size.unsigned_abs()))
 }
 
 fn layers_of(tx: &Transaction<'_>, name: &str) -> Result<Vec<ImageLayer>, DatabaseError> {
@@ -234,12 +333,25 @@ mod tests {
             name: name.into(),
             digest: Digest::of(content),
             size: ByteSize::from_mib(3),
-            architecture: "amd64".into(),
-            layers: vec![layer(b"bottom"), layer(content)],
-            kernel_layer: Digest::of(b"bottom"),
-            initrd_layer: Digest::of(content),
             created_at: Timestamp::UNIX_EPOCH,
-            built_at: None,
+            content: Content::Layers(LayersContent {
+                architecture: "amd64".into(),
+                layers: vec![layer(b"bottom"), layer(content)],
+                kernel_layer: Digest::of(b"bottom"),
+                initrd_layer: Digest::of(content),
+                built_at: None,
+            }),
+        }
+    }
+
+    fn disk(name: &str, content: &[u8]) -> ImageRecord {
+        ImageRecord {
+            content: Content::Disk(DiskContent {
+                virtual_size: ByteSize::from_gib(2),
+                etag: Some("\"1-2\"".into()),
+                last_modified: None,
+            }),
+            ..image(name, content)
         }
     }
 
@@ -266,6 +378,24 @@ mod tests {
         let mut expected = vec![Digest::of(b"bottom"), Digest::of(b"2"), Digest::of(b"3")];
         expected.sort();
         assert_eq!(needed, expected);
+    }
+
+    #[test]
+    fn a_name_is_an_image_of_one_kind() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = "https://example.org/disk.img";
+        let images = [image("a", b"1"), disk(url, b"2"), disk("a", b"3")];
+        let mut db = database(dir.path(), &images);
+        assert_eq!(db.read(list).unwrap(), [disk("a", b"3"), disk(url, b"2")]);
+        assert_eq!(db.read(|tx| get(tx, url)).unwrap(), Some(disk(url, b"2")));
+        let mut needed = db.read(needed_blobs).unwrap();
+        needed.sort();
+        let mut expected = [Digest::of(b"2"), Digest::of(b"3")];
+        expected.sort();
+        assert_eq!(needed, expected);
+        db.write(Durability::Full, |tx| put(tx, &image("a", b"4")))
+            .unwrap();
+        assert_eq!(db.read(|tx| get(tx, "a")).unwrap(), Some(image("a", b"4")));
     }
 
     #[test]

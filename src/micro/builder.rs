@@ -362,7 +362,10 @@ fn load(spec: &VmSpec, parts: &Parts) -> Result<Entry, Error> {
         kernel,
         initrd,
         cmdline,
-    } = &spec.boot;
+    } = &spec.boot
+    else {
+        return Err(Error::NoKernel);
+    };
     let memory = parts.ram.guest();
     let nodes = (0..parts.transports.len()).map(|index| VirtioNode { index });
     let platform = Platform {

@@ -41,19 +41,26 @@ pub(super) fn check(spec: &VmSpec) -> Result<(), String> {
     if spec.memory.balloon.is_some_and(|balloon| balloon >= size) {
         return Err(format!("have a balloon that takes all of {size}"));
     }
-    let Boot::Direct { cmdline, .. } = &spec.boot;
-    if cmdline.len() > layout::MAX_CMDLINE {
-        return Err(format!(
-            "pass a kernel command line of {} bytes: the most is {}",
-            cmdline.len(),
-            layout::MAX_CMDLINE
-        ));
-    }
+    check_boot(&spec.boot)?;
     if spec.disks.len() + spec.nics.len() > MAX_DEVICES {
         return Err(format!("have more than {MAX_DEVICES} disks and NICs"));
     }
     spec.disks.iter().try_for_each(check_disk)?;
     spec.nics.iter().try_for_each(check_nic)
+}
+
+fn check_boot(boot: &Boot) -> Result<(), String> {
+    match boot {
+        // What is found there is told when it is.
+        Boot::Installed { .. } => Ok(()),
+        Boot::Firmware { .. } => Err("boot UEFI firmware".to_owned()),
+        Boot::Direct { cmdline, .. } if cmdline.len() > layout::MAX_CMDLINE => Err(format!(
+            "pass a kernel command line of {} bytes: the most is {}",
+            cmdline.len(),
+            layout::MAX_CMDLINE
+        )),
+        Boot::Direct { .. } => Ok(()),
+    }
 }
 
 /// What was added, and what may be.
@@ -146,7 +153,9 @@ mod tests {
             }),
             ("balloon", |s| s.memory.balloon = Some(s.memory.size)),
             ("2048 bytes", |s| {
-                let Boot::Direct { cmdline, .. } = &mut s.boot;
+                let Boot::Direct { cmdline, .. } = &mut s.boot else {
+                    unreachable!()
+                };
                 *cmdline = "x".repeat(2048);
             }),
             ("disks and NICs", |s| {

@@ -39,6 +39,8 @@ pub(super) enum Error {
         #[source]
         source: io::Error,
     },
+    #[error("nobody has looked for the kernel")]
+    NoKernel,
     #[error("cannot make an event descriptor")]
     EventFd(#[source] io::Error),
     #[error("cannot make or open the console's terminal")]

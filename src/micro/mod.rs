@@ -56,6 +56,10 @@ impl Engine for Micro {
         env!("CARGO_PKG_VERSION").to_owned()
     }
 
+    fn boots_firmware(&self) -> bool {
+        false
+    }
+
     fn clock_outlives_pause(&self) -> bool {
         true
     }

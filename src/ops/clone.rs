@@ -17,7 +17,7 @@ use super::grow::{self, Saved, Sizes, Wanted};
 use super::identity::{self, Introduced};
 use super::stop::{self, Manner};
 use super::undo::Undo;
-use super::{Error, Host, disk, remove, require_root, specify, start};
+use super::{Error, Host, disk, first_boot, remove, require_root, specify, start};
 use crate::network::{self, NetworkRecord};
 use crate::snapshot::manifest::{Depth, Manifest};
 use crate::snapshot::records::{self as snapshots, SnapshotRecord, SnapshotState};
@@ -29,8 +29,9 @@ use crate::sys::interrupt::Interrupt;
 use crate::sys::{failpoint, kvm, reflink};
 use crate::units::{ByteSize, VmId, VmName};
 use crate::vm::cmdline;
-use crate::vm::records::{self, VmConfig};
+use crate::vm::config::Root;
 use crate::vm::spec::VmSpec;
+use crate::vm::{VmConfig, records};
 
 /// What the user asks for.
 #[derive(Clone, Debug, Default)]
@@ -131,6 +132,14 @@ impl Source {
         network: Option<&NetworkRecord>,
     ) -> VmSpec {
         let saved = &self.manifest.spec;
+        let of = &specify::Of {
+            id: of.id,
+            name: of.name,
+            config: of.config,
+            layout: of.layout.clone(),
+            // A disk that is gone since, or was not yet, cannot come or go with a restore.
+            first_booted: self.had_booted(),
+        };
         let mut spec = specify::specify(host, of, network, saved.memory.hugepages);
         (spec.cpus, spec.memory) = grow::plugged(saved.cpus, saved.memory, of.config);
         for (disk, saved) in spec.disks.iter_mut().zip(&saved.disks) {
@@ -139,6 +148,14 @@ impl Source {
         spec.watchdog = saved.watchdog;
         spec.saved = Some(self.folder.vm());
         spec
+    }
+
+    /// Whether the saved guest had booted once, to the end: it has no volume of cloud-init any more.
+    pub(super) fn had_booted(&self) -> bool {
+        let disks = &self.manifest.spec.disks;
+        disks
+            .iter()
+            .all(|disk| disk.serial != cmdline::CIDATA_SERIAL)
     }
 
     /// Queue pairs of each NIC that was saved.
@@ -187,7 +204,7 @@ pub fn clone(host: &Host, request: &Request, interrupt: &Interrupt) -> Result<Cl
     let config = sizes.of_another(current);
     let conflist = create::find_conflist(host, config.nics)?;
     let _references = ReferencesLock::share(&host.layout)?;
-    let (lock, name) = reserve(host, request, &config)?;
+    let (lock, name) = reserve(host, request, &source, &config)?;
     let reserved = Reserved {
         lock,
         config,
@@ -214,20 +231,22 @@ pub fn clone(host: &Host, request: &Request, interrupt: &Interrupt) -> Result<Cl
     }
 }
 
-fn reserve(host: &Host, request: &Request, config: &VmConfig) -> Result<(VmLock, VmName), Error> {
+fn reserve(
+    host: &Host,
+    request: &Request,
+    source: &Source,
+    config: &VmConfig,
+) -> Result<(VmLock, VmName), Error> {
     let lock = VmLock::wait(&host.layout, VmId::random().map_err(Error::Random)?)?;
     failpoint::reach("clone: VM's lock made");
     let default = || VmName::from_text(&format!("cocoon-clone-{}", lock.id()), 0);
     let name = request.name.clone().unwrap_or_else(default);
     let reserved = host.database()?.write(Durability::Full, |tx| {
-        create::check_layers(host, config)?;
-        Ok::<_, Error>(records::reserve(
-            tx,
-            &lock,
-            &name,
-            config,
-            Timestamp::now(),
-        )?)
+        create::check_blobs(host, config)?;
+        let now = Timestamp::now();
+        records::reserve(tx, &lock, &name, config, now)?;
+        let booted = source.had_booted().then_some(now);
+        Ok::<_, Error>(records::set_first_boot(tx, &lock, booted)?)
     });
     match reserved {
         Ok(()) => Ok((lock, name)),
@@ -270,11 +289,16 @@ fn bring_to_life<'a>(
         network::quiesce(network)?;
         failpoint::reach("clone: network closed");
     }
+    if let Root::Disk(_) = &vm.config.root {
+        first_boot::write_cidata(host, (id, name, &vm.config), network.as_ref())?;
+        failpoint::reach("clone: volume of cloud-init made");
+    }
     let of = specify::Of {
         id,
         name,
         config: &vm.config,
         layout,
+        first_booted: source.had_booted(),
     };
     let spec = source.specify(host, &of, network.as_ref());
     host.engine(Some(vm.config.engine))?.check(&spec)?;

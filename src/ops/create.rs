@@ -5,22 +5,24 @@
 //!          checks         row, name, pins      folder, disk, network
 //! ```
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rusqlite::Transaction;
 
 use super::undo::Undo;
-use super::{Error, Host, disk, list, remove, require_root, specify};
+use super::{Error, Host, disk, first_boot, list, remove, require_root, specify};
+use crate::image::cloud::CloudUrl;
+use crate::image::records::{Content, LayersContent};
 use crate::image::reference::Reference;
 use crate::network::{self, Conflist, NetworkError, NetworkRecord};
 use crate::store::Durability;
 use crate::store::lock::{ReferencesLock, VmLock};
 use crate::sys::failpoint;
 use crate::sys::interrupt::Interrupt;
-use crate::units::{ByteSize, EngineName, VmId, VmName};
-use crate::vm::records::{self, Hugepages, VmConfig};
-use crate::vm::{VmState, spec};
+use crate::units::{ByteSize, Digest, EngineName, VmId, VmName};
+use crate::vm::config::{DiskRoot, Hugepages, Layers, Root, VmConfig};
+use crate::vm::{VmState, records, spec};
 
 /// The smallest memory in which a kernel and its initial RAM disk unpack.
 const MIN_MEMORY: ByteSize = ByteSize::from_mib(64);
@@ -55,6 +57,19 @@ pub struct Request {
     pub hugepages: Hugepages,
     /// The engine, or the default one.
     pub engine: Option<EngineName>,
+    pub boot: BootChoice,
+}
+
+/// What boots a VM of a disk image. One of layers has a kernel, and needs no choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum BootChoice {
+    /// Firmware where it is installed and the engine knows what to do with it, else directly.
+    #[default]
+    Auto,
+    /// The kernel that is installed on the disk, without firmware.
+    Direct,
+    /// UEFI firmware.
+    Firmware,
 }
 
 /// A request that makes sense on this host; nothing is made yet.
@@ -185,14 +200,10 @@ pub(super) fn resolve_config(
     engine: EngineName,
 ) -> Result<VmConfig, Error> {
     let image = super::images::resolve(tx, &request.image)?;
-    if image.layers.len() > MAX_LAYERS {
-        let rule = format!("at most {MAX_LAYERS}, each is a disk");
-        return Err(Error::BadRequest {
-            what: "the number of the image's layers",
-            rule,
-            given: image.layers.len().to_string(),
-        });
-    }
+    let root = match image.content {
+        Content::Layers(content) => layers_root(content, request.boot)?,
+        Content::Disk(_) => disk_root(host, image.digest, request.boot, engine)?,
+    };
     let config = VmConfig {
         engine,
         cpu: request.cpu,
@@ -201,24 +212,73 @@ pub(super) fn resolve_config(
         nics: request.nics,
         hugepages: request.hugepages,
         dns: host.config.dns.clone(),
-        layers: image.layers.iter().map(|layer| layer.digest).collect(),
-        kernel_layer: image.kernel_layer,
-        initrd_layer: image.initrd_layer,
+        root,
         image_digest: image.digest,
         image: image.name,
     };
-    check_layers(host, &config)?;
+    check_blobs(host, &config)?;
     Ok(config)
 }
 
-/// Refuses a configuration whose layers are not all here. Within the transaction that pins them.
-pub(super) fn check_layers(host: &Host, config: &VmConfig) -> Result<(), Error> {
-    let layers = config.layers.iter().map(|layer| host.layout.blob(layer));
-    let boot = [
-        host.layout.kernel(&config.kernel_layer),
-        host.layout.initrd(&config.initrd_layer),
-    ];
-    match layers.chain(boot).find(|path| !is_filled(path)) {
+fn layers_root(content: LayersContent, boot: BootChoice) -> Result<Root, Error> {
+    let bad = |what, rule: String, given: String| Err(Error::BadRequest { what, rule, given });
+    let count = content.layers.len();
+    if count > MAX_LAYERS {
+        return bad(
+            "the number of the image's layers",
+            format!("at most {MAX_LAYERS}, each is a disk"),
+            count.to_string(),
+        );
+    }
+    if boot == BootChoice::Firmware {
+        let rule = "direct for an OCI image, which has a kernel and no disk that boots";
+        return bad("--boot", rule.to_owned(), "firmware".to_owned());
+    }
+    let layers = content.layers.iter();
+    Ok(Root::Layers(Layers {
+        layers: layers.map(|layer| layer.digest).collect(),
+        kernel: content.kernel_layer,
+        initrd: content.initrd_layer,
+    }))
+}
+
+fn disk_root(
+    host: &Host,
+    base: Digest,
+    boot: BootChoice,
+    engine: EngineName,
+) -> Result<Root, Error> {
+    let can = host.engine(Some(engine))?.boots_firmware();
+    let path = &host.config.firmware;
+    let firmware = match boot {
+        BootChoice::Direct => None,
+        BootChoice::Auto => (can && path.is_file()).then(|| path.clone()),
+        BootChoice::Firmware if !path.is_file() => return Err(Error::NoFirmware(path.clone())),
+        BootChoice::Firmware => Some(path.clone()),
+    };
+    Ok(Root::Disk(DiskRoot { base, firmware }))
+}
+
+/// The files of an image from which a VM of `config` runs.
+pub(super) fn image_files(host: &Host, config: &VmConfig) -> Vec<PathBuf> {
+    match &config.root {
+        Root::Layers(root) => {
+            let layers = root.layers.iter().map(|layer| host.layout.blob(layer));
+            layers
+                .chain([
+                    host.layout.kernel(&root.kernel),
+                    host.layout.initrd(&root.initrd),
+                ])
+                .collect()
+        }
+        Root::Disk(root) => vec![host.layout.disk_image(&root.base)],
+    }
+}
+
+/// Refuses a configuration whose blobs are not all here. Within the transaction that pins them.
+pub(super) fn check_blobs(host: &Host, config: &VmConfig) -> Result<(), Error> {
+    let mut files = image_files(host, config).into_iter();
+    match files.find(|path| !is_filled(path)) {
         None => Ok(()),
         Some(path) => Err(Error::BlobMissing {
             image: config.image.clone(),
@@ -242,9 +302,13 @@ pub(super) fn name(tx: &Transaction<'_>, request: &Request) -> Result<VmName, Er
 
 /// `cocoon-<image>`, with the first free number behind it where that is taken.
 fn default_name(tx: &Transaction<'_>, image: &str) -> Result<VmName, Error> {
-    let text = image
-        .parse::<Reference>()
-        .map_or_else(|_| image.to_owned(), |image| image.default_vm_name());
+    let text = if CloudUrl::is_meant_by(image) {
+        disk_name(image)
+    } else {
+        image
+            .parse::<Reference>()
+            .map_or_else(|_| image.to_owned(), |image| image.default_vm_name())
+    };
     let base = VmName::from_text(&format!("cocoon-{text}"), SUFFIX_ROOM);
     let mut name = base.clone();
     for suffix in 2.. {
@@ -254,6 +318,17 @@ fn default_name(tx: &Transaction<'_>, image: &str) -> Result<VmName, Error> {
         name = VmName::from_text(&format!("{base}-{suffix}"), 0);
     }
     Ok(name)
+}
+
+/// What people call the disk image at an address: the name of the file, without what kind of file it is.
+fn disk_name(url: &str) -> String {
+    let url = url.parse::<CloudUrl>().ok();
+    let file = url.as_ref().and_then(CloudUrl::file_name).unwrap_or("disk");
+    let mut name = file;
+    for kind in [".gz", ".xz", ".zst", ".qcow2", ".img", ".raw"] {
+        name = name.strip_suffix(kind).unwrap_or(name);
+    }
+    name.to_owned()
 }
 
 fn prepare<'a>(
@@ -271,9 +346,13 @@ fn prepare<'a>(
     failpoint::reach("create: VM reserved");
     layout.prepare()?;
     failpoint::reach("create: folders made");
-    disk::make(&layout.cow_disk(), vm.config.storage)?;
+    disk::make(host, &layout.cow_disk(), &vm.config, interrupt)?;
     failpoint::reach("create: disk made");
-    make_network(host, vm, undo)?;
+    let network = make_network(host, vm, undo)?;
+    if let Root::Disk(root) = &vm.config.root {
+        first_boot::prepare(host, (id, &vm.config), root, network.as_ref())?;
+        failpoint::reach("create: first boot prepared");
+    }
     check_engine(host, vm)?;
     if interrupt.is_raised() {
         return Err(Error::Interrupted);
@@ -294,6 +373,7 @@ fn check_engine(host: &Host, vm: &Reserved) -> Result<(), Error> {
         name: &observed.record.name,
         config: &vm.config,
         layout: host.layout.vm(id),
+        first_booted: false,
     };
     let spec = specify::specify(host, &of, observed.network.as_ref(), false);
     Ok(host.engine(Some(vm.config.engine))?.check(&spec)?)

@@ -18,9 +18,10 @@ use crate::network::{NetworkRecord, NicRecord, plan};
 use crate::store::layout::VmLayout;
 use crate::sys::hugepages;
 use crate::units::{ByteSize, EngineName, Mac, VmId, VmName};
+use crate::vm::VmConfig;
 use crate::vm::cmdline::COW_SERIAL;
-use crate::vm::records::VmConfig;
-use crate::vm::spec::{self, VmSpec};
+use crate::vm::config::Root;
+use crate::vm::spec::{self, Boot, VmSpec};
 use script::{Program, Script};
 
 /// To how many processors the VM may grow where it is not said, as in the Go cocoon.
@@ -76,7 +77,12 @@ pub fn debug(host: &Host, request: &Request) -> Result<String, Error> {
         name: name.clone(),
         source,
     })?;
-    let program = match engine.command_line(&spec) {
+    // Only cocoon looks for a kernel on a disk.
+    let flags = match spec.boot {
+        Boot::Installed { .. } => None,
+        Boot::Direct { .. } | Boot::Firmware { .. } => engine.command_line(&spec),
+    };
+    let program = match flags {
         Some(flags) => Program::Engines {
             path: vmm(request, engine.name()),
             flags,
@@ -92,6 +98,10 @@ pub fn debug(host: &Host, request: &Request) -> Result<String, Error> {
         spec: &spec,
         folder: &folder,
         cow: &cow,
+        base: match &config.root {
+            Root::Layers(_) => None,
+            Root::Disk(root) => Some(host.layout.disk_image(&root.base)),
+        },
         storage: config.storage,
         program,
     }
@@ -123,7 +133,9 @@ fn cocoons(request: &Request, engine: EngineName) -> Result<PathBuf, Error> {
         None => Ok(request.cocoon.clone()),
         Some(vmm) => Err(Error::BadRequest {
             what: "--ch",
-            rule: format!("left out, for the {engine} engine has no program but cocoon"),
+            rule: format!(
+                "left out, for on the {engine} engine no program but cocoon boots this VM"
+            ),
             given: vmm.display().to_string(),
         }),
     }
@@ -141,6 +153,8 @@ fn specified(
         name,
         config,
         layout: VmLayout::alone(folder),
+        // What cloud-init would read is of a VM that cocoon makes.
+        first_booted: true,
     };
     let free = ByteSize::from_bytes(hugepages::free_bytes());
     let hugepages = start::decide_hugepages(config, free)?;

@@ -4,12 +4,16 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::agent::AgentError;
+use crate::cidata::{CidataError, PasswordError};
 use crate::console::log::LogError;
+use crate::disk::MakeError;
 use crate::image::blobs::BlobError;
+use crate::image::cloud::CloudError;
 use crate::image::import::ImportError;
 use crate::image::pull::PullError;
 use crate::image::records::ImageRecordError;
 use crate::image::reference::InvalidReference;
+use crate::installed::InstalledError;
 use crate::network::conflist::ConflistError;
 use crate::network::{NetworkError, SetupError, TeardownError};
 use crate::snapshot::archive::ArchiveError;
@@ -113,6 +117,20 @@ pub enum Error {
         snapshot: String,
         state: SnapshotState,
     },
+    #[error("the VM's own disk was not made")]
+    Disk(#[source] MakeError),
+    #[error("there is no firmware at {}", .0.display())]
+    NoFirmware(PathBuf),
+    #[error("the disk image {image} cannot be booted without firmware")]
+    NothingInstalled {
+        image: String,
+        #[source]
+        source: Box<InstalledError>,
+    },
+    #[error("this root password cannot be used")]
+    Password(#[source] PasswordError),
+    #[error("cannot make the volume for cloud-init")]
+    Cidata(#[source] CidataError),
     #[error("{} is missing; the snapshot needs it of image {image}, whose digest is {digest}", path.display())]
     ImageAbsent {
         image: String,
@@ -179,6 +197,8 @@ pub enum Error {
     Blobs(#[from] BlobError),
     #[error(transparent)]
     Pull(#[from] Box<PullError>),
+    #[error(transparent)]
+    Cloud(#[from] Box<CloudError>),
     #[error(transparent)]
     Import(#[from] Box<ImportError>),
     #[error(transparent)]

@@ -65,7 +65,7 @@ pub enum Kind {
     SnapshotFolder,
     /// A lock file of a VM or snapshot that is not recorded.
     Lock,
-    /// A layer.
+    /// A layer, or a disk image.
     Blob,
     /// The boot files of a layer.
     BootFiles,
@@ -223,7 +223,11 @@ fn collect_files(host: &Host, dry_run: bool, collected: &mut Collected) -> Resul
             .parse()
             .is_ok_and(|digest| referred.blobs.contains(&digest))
     };
-    let is_blob = |name: &str| name.strip_suffix(".erofs").is_some_and(is_layer);
+    let is_blob = |name: &str| {
+        let hex = name.strip_suffix(".erofs");
+        hex.or_else(|| name.strip_suffix(".qcow2"))
+            .is_some_and(is_layer)
+    };
     let places: [(PathBuf, Kind, IsReferred<'_>); 7] = [
         (layout.vms(), Kind::VmFolder, &is_vm),
         (layout.vm_logs(), Kind::VmFolder, &is_vm),

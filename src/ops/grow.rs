@@ -288,7 +288,7 @@ mod tests {
     use cocoon_agent::protocol::InUse;
 
     use crate::units::{Digest, EngineName};
-    use crate::vm::records::Hugepages;
+    use crate::vm::config::{Hugepages, Layers, Root};
 
     const MIB: fn(u64) -> ByteSize = ByteSize::from_mib;
     const GIB: fn(u64) -> ByteSize = ByteSize::from_gib;
@@ -305,9 +305,11 @@ mod tests {
             dns: vec![],
             image: "tiny".into(),
             image_digest: layer,
-            layers: vec![layer],
-            kernel_layer: layer,
-            initrd_layer: layer,
+            root: Root::Layers(Layers {
+                layers: vec![layer],
+                kernel: layer,
+                initrd: layer,
+            }),
         }
     }
 

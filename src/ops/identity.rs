@@ -187,7 +187,7 @@ fn renamed(saved: Mac, nic: &NicRecord) -> NicIdentity {
 }
 
 /// getrandom(2) fills requests of up to 256 bytes whole.
-fn random<const N: usize>() -> Result<[u8; N], Error> {
+pub(super) fn random<const N: usize>() -> Result<[u8; N], Error> {
     let mut bytes = [0; N];
     rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())
         .map_err(|errno| Error::Random(errno.into()))?;

@@ -5,7 +5,10 @@ use rusqlite::Transaction;
 
 use super::{Error, Host};
 use crate::image::assembly::ReadyImage;
-use crate::image::records::{self, ImageLayer, ImageRecord, ImageRecordError};
+use crate::image::cloud::CloudUrl;
+use crate::image::records::{
+    self, Content, ImageLayer, ImageRecord, ImageRecordError, LayersContent,
+};
 use crate::image::reference::Reference;
 use crate::snapshot::records as snapshots;
 use crate::store::Durability;
@@ -15,7 +18,11 @@ use crate::vm::records as vms;
 
 /// Records an image whose layers are all there. Whoever made them so still shares the lock on references.
 pub(super) fn record(host: &Host, image: ReadyImage) -> Result<ImageRecord, Error> {
-    let record = record_of(image);
+    record_image(host, record_of(image))
+}
+
+/// Records an image whose blobs are all there; as [`record`].
+pub(super) fn record_image(host: &Host, record: ImageRecord) -> Result<ImageRecord, Error> {
     host.database()?
         .write(Durability::Full, |tx| records::put(tx, &record))?;
     failpoint::reach("image: recorded");
@@ -27,19 +34,21 @@ fn record_of(image: ReadyImage) -> ImageRecord {
         name: image.reference.to_string(),
         digest: image.manifest_digest,
         size: ByteSize::from_bytes(image.size),
-        architecture: image.architecture.to_owned(),
-        layers: image
-            .layers
-            .iter()
-            .map(|layer| ImageLayer {
-                digest: layer.digest,
-                diff_id: layer.diff_id,
-            })
-            .collect(),
-        kernel_layer: image.kernel_layer,
-        initrd_layer: image.initrd_layer,
         created_at: Timestamp::now(),
-        built_at: image.created.map(|time| time.to_string()),
+        content: Content::Layers(LayersContent {
+            architecture: image.architecture.to_owned(),
+            layers: image
+                .layers
+                .iter()
+                .map(|layer| ImageLayer {
+                    digest: layer.digest,
+                    diff_id: layer.diff_id,
+                })
+                .collect(),
+            kernel_layer: image.kernel_layer,
+            initrd_layer: image.initrd_layer,
+            built_at: image.created.map(|time| time.to_string()),
+        }),
     }
 }
 
@@ -48,11 +57,17 @@ fn record_of(image: ReadyImage) -> ImageRecord {
 /// # Errors
 /// No image fits, or several do.
 pub(super) fn resolve(tx: &Transaction<'_>, typed: &str) -> Result<ImageRecord, ImageRecordError> {
-    let normalised = typed
-        .parse::<Reference>()
-        .ok()
-        .map(|reference| reference.to_string());
+    let normalised = normalised(typed);
     records::resolve(tx, typed, normalised.as_deref())
+}
+
+/// The name under which an image is recorded that is called so.
+fn normalised(typed: &str) -> Option<String> {
+    if CloudUrl::is_meant_by(typed) {
+        return typed.parse::<CloudUrl>().ok().map(|url| url.to_string());
+    }
+    let reference = typed.parse::<Reference>().ok()?;
+    Some(reference.to_string())
 }
 
 /// Every image, by name.
@@ -113,7 +128,5 @@ pub fn remove(host: &Host, typed: &[String]) -> Result<Vec<Removed>, Error> {
 }
 
 fn same(name: &str, typed: &str) -> bool {
-    typed
-        .parse::<Reference>()
-        .is_ok_and(|reference| reference.to_string() == name)
+    normalised(typed).is_some_and(|normalised| normalised == name)
 }

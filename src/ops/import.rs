@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::staging::{Staging, unless_interrupted};
-use super::{Error, Host, export, require_root};
+use super::{Error, Host, create, export, require_root};
 use crate::snapshot::manifest::Depth;
 use crate::snapshot::records::Reservation;
 use crate::snapshot::{Manifest, archive};
@@ -144,12 +144,8 @@ fn stage<'a>(host: &'a Host, request: &Request, manifest: &Manifest) -> Result<S
 /// Refuses a snapshot whose image is not, or not whole, on this host.
 fn check_image(host: &Host, manifest: &Manifest) -> Result<(), Error> {
     let config = &manifest.config;
-    let layers = config.layers.iter().map(|layer| host.layout.blob(layer));
-    let boot = [
-        host.layout.kernel(&config.kernel_layer),
-        host.layout.initrd(&config.initrd_layer),
-    ];
-    match layers.chain(boot).find(|path| !path.is_file()) {
+    let mut files = create::image_files(host, config).into_iter();
+    match files.find(|path| !path.is_file()) {
         None => Ok(()),
         Some(path) => Err(Error::ImageAbsent {
             image: config.image.clone(),

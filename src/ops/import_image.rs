@@ -1,9 +1,10 @@
 //! `image import`: read and convert, then record.
 
-use super::{Error, Host, images};
+use super::{Error, Host, disk_images, images};
 use crate::image::assembly::AssemblyOptions;
 use crate::image::blobs::BlobStore;
-use crate::image::import::{self, Input};
+use crate::image::cloud::CloudOptions;
+use crate::image::import::{self, Input, Kind};
 use crate::image::progress::Progress;
 use crate::image::records::ImageRecord;
 use crate::image::reference::Reference;
@@ -28,7 +29,25 @@ pub fn import(
             given: name.to_string(),
         });
     }
+    let what = input.to_string();
     let _references = ReferencesLock::share(&host.layout)?;
+    let input = match import::kind(input) {
+        Ok(Kind::Layers(input)) => input,
+        Ok(Kind::Disk(input)) => {
+            let options = CloudOptions {
+                cancel: options.cancel.clone(),
+                ..CloudOptions::default()
+            };
+            return disk_images::import(host, name, input, &options, progress);
+        }
+        Err(source) => {
+            return Err(Error::File {
+                action: "read",
+                path: what.into(),
+                source,
+            });
+        }
+    };
     let layout = &host.layout;
     let store = BlobStore::open(layout.blobs(), layout.boot(), layout.staging())?;
     let imported = import::import(name, input, options, &store, progress).map_err(Box::new)?;

@@ -3,12 +3,16 @@
 //! The keys are those of the Go cocoon's object, so that its users' scripts go on working, and
 //! cocoon's own beside them.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
 use super::list::{self, Observed};
-use super::{Error, Host, vm_process};
+use super::{Error, Host, installed_kernel, vm_process};
+use crate::store::layout::VmLayout;
 use crate::units::VmId;
-use crate::vm::cmdline;
+use crate::vm::config::Root;
+use crate::vm::{VmConfig, VmRecord, cmdline};
 use crate::vmm::Client;
 use crate::vmm::protocol::Request;
 
@@ -36,9 +40,6 @@ pub fn summary(host: &Host, vm: &Observed) -> Value {
     let (record, config) = (&vm.record, &vm.record.config);
     let layout = host.layout.vm(record.id);
     let running = record.state.is_alive();
-    let image_disk = |(i, layer)| json!({"path": host.layout.blob(layer), "ro": true, "serial": cmdline::layer_serial(i)});
-    let mut disks: Vec<_> = config.layers.iter().enumerate().map(image_disk).collect();
-    disks.push(json!({"path": layout.cow_disk(), "ro": false, "serial": cmdline::COW_SERIAL}));
     json!({
         "id": record.id,
         "name": record.name,
@@ -58,11 +59,9 @@ pub fn summary(host: &Host, vm: &Observed) -> Value {
         "image_digest": config.image_digest,
         "network": vm.network.as_ref().map(|network| network.network.as_str()),
         "network_configs": networks(vm),
-        "storage_configs": disks,
-        "boot_config": {
-            "kernel_path": host.layout.kernel(&config.kernel_layer),
-            "initrd_path": host.layout.initrd(&config.initrd_layer),
-        },
+        "storage_configs": disks(host, &layout, record),
+        "boot_config": boot(host, &layout, config),
+        "first_booted": record.first_booted_at.is_some(),
         "socket_path": running.then(|| layout.api_socket()).filter(|path| path.exists()),
         "vsock_socket": running.then(|| layout.vsock_socket()),
         "console_path": running.then(|| layout.console_socket()),
@@ -74,6 +73,40 @@ pub fn summary(host: &Host, vm: &Observed) -> Value {
         "started_at": record.started_at,
         "stopped_at": record.stopped_at,
     })
+}
+
+fn disks(host: &Host, layout: &VmLayout, record: &VmRecord) -> Vec<Value> {
+    let config = &record.config;
+    let disk =
+        |path: PathBuf, ro: bool, serial: &str| json!({"path": path, "ro": ro, "serial": serial});
+    let own = disk(layout.cow_disk(), false, cmdline::COW_SERIAL);
+    match &config.root {
+        Root::Layers(root) => {
+            let layers =
+                root.layers.iter().enumerate().map(|(i, layer)| {
+                    disk(host.layout.blob(layer), true, &cmdline::layer_serial(i))
+                });
+            layers.chain([own]).collect()
+        }
+        Root::Disk(_) => {
+            let cidata = || disk(layout.cidata(), true, cmdline::CIDATA_SERIAL);
+            let once = record.first_booted_at.is_none().then(cidata);
+            [own].into_iter().chain(once).collect()
+        }
+    }
+}
+
+fn boot(host: &Host, layout: &VmLayout, config: &VmConfig) -> Value {
+    match &config.root {
+        Root::Layers(root) => json!({
+            "kernel_path": host.layout.kernel(&root.kernel),
+            "initrd_path": host.layout.initrd(&root.initrd),
+        }),
+        Root::Disk(root) => match &root.firmware {
+            Some(path) => json!({"firmware_path": path}),
+            None => json!({"installed": installed_kernel::chosen(&layout.boot())}),
+        },
+    }
 }
 
 fn networks(vm: &Observed) -> Vec<Value> {

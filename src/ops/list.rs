@@ -14,8 +14,9 @@ use crate::store::Durability;
 use crate::store::lock::VmLock;
 use crate::sys::flock::FileLock;
 use crate::units::VmId;
+use crate::vm::VmConfig;
 use crate::vm::VmState;
-use crate::vm::records::{self, VmConfig, VmRecord};
+use crate::vm::records::{self, VmRecord};
 
 /// The reason recorded for a VM whose process died without a word.
 const DIED: &str = "the VM process died";

@@ -74,6 +74,7 @@ pub fn restore(
         name: &vm.record.name,
         config: &config,
         layout: host.layout.vm(id),
+        first_booted: vm.record.first_booted_at.is_some(),
     };
     let spec = source.specify(host, &of, vm.network.as_ref());
     host.engine(Some(vm.record.config.engine))?.check(&spec)?;
@@ -100,7 +101,9 @@ pub fn restore(
     failpoint::reach("restore: old disk gone");
     // It runs, and as large as this; a crash before here leaves a record that says less.
     host.database()?.write(Durability::Full, |tx| {
-        records::set_config(tx, &lock, &config, Timestamp::now())
+        let now = Timestamp::now();
+        records::set_config(tx, &lock, &config, now)?;
+        records::set_first_boot(tx, &lock, source.had_booted().then_some(now))
     })?;
     failpoint::reach("restore: sizes recorded");
     Ok(Restored {

@@ -128,14 +128,14 @@ pub fn inspect(
 /// cocoon's object, and cocoon's own beside them.
 pub fn summary(record: &SnapshotRecord) -> Value {
     let config = &record.config;
-    let layers = config.layers.iter().map(|layer| (layer.hex(), json!({})));
+    let blobs = config.blobs().iter().map(|blob| (blob.hex(), json!({})));
     json!({
         "id": record.id,
         "name": record.name,
         "description": record.description,
         "image": config.image,
         "image_digest": config.image_digest,
-        "image_blob_ids": layers.collect::<serde_json::Map<_, _>>(),
+        "image_blob_ids": blobs.collect::<serde_json::Map<_, _>>(),
         "cpu": config.cpu,
         "memory": config.memory,
         "storage": config.storage,

@@ -9,8 +9,9 @@ use crate::sys::ram;
 use crate::units::{ByteSize, VmId, VmName};
 use crate::vm::VmConfig;
 use crate::vm::cmdline::{self, InterfaceAddress};
+use crate::vm::config::Root;
 use crate::vm::spec::{
-    self, Boot, Cpus, Disk, DiskFormat, MEMORY_BLOCK, Memory, Nic, Paths, VmSpec, Vsock,
+    self, Boot, Console, Cpus, Disk, DiskFormat, MEMORY_BLOCK, Memory, Nic, Paths, VmSpec, Vsock,
 };
 
 /// A VM may grow to as many processors as the host has, but to no more than this: a guest boots with
@@ -37,6 +38,8 @@ pub(super) struct Of<'a> {
     pub(super) name: &'a VmName,
     pub(super) config: &'a VmConfig,
     pub(super) layout: VmLayout,
+    /// Its guest has booted once, to the end: cloud-init is not asked again.
+    pub(super) first_booted: bool,
 }
 
 /// Everything that the engine needs to know.
@@ -68,15 +71,15 @@ pub(super) fn specify(
             hugepages,
             balloon: (config.memory >= MIN_BALLOONED && !hugepages).then_some(balloon),
         },
-        boot: Boot::Direct {
-            kernel: host.layout.kernel(&config.kernel_layer),
-            initrd: host.layout.initrd(&config.initrd_layer),
-            cmdline: command_line(vm, network),
-        },
+        boot: boot(host, vm, network),
         saved: None,
         disks: disks(host, vm),
         nics: network.map(nics).unwrap_or_default(),
         netns: network.map(|network| network.netns.clone()),
+        console: match config.root {
+            Root::Layers(_) => Console::Virtio,
+            Root::Disk(_) => Console::Serial,
+        },
         watchdog: true,
         vsock: Some(Vsock {
             cid: GUEST_CID,
@@ -107,7 +110,23 @@ fn memory_room(boot: ByteSize, host: ByteSize) -> ByteSize {
     ByteSize::from_bytes(boot.bytes() + blocks * MEMORY_BLOCK.bytes())
 }
 
-fn command_line(vm: &Of<'_>, network: Option<&NetworkRecord>) -> String {
+fn boot(host: &Host, vm: &Of<'_>, network: Option<&NetworkRecord>) -> Boot {
+    match &vm.config.root {
+        Root::Layers(root) => Boot::Direct {
+            kernel: host.layout.kernel(&root.kernel),
+            initrd: host.layout.initrd(&root.initrd),
+            cmdline: command_line(vm, root.layers.len(), network),
+        },
+        Root::Disk(root) => match &root.firmware {
+            Some(path) => Boot::Firmware { path: path.clone() },
+            None => Boot::Installed {
+                folder: vm.layout.boot(),
+            },
+        },
+    }
+}
+
+fn command_line(vm: &Of<'_>, layers: usize, network: Option<&NetworkRecord>) -> String {
     let nics = network
         .map(|network| network.nics.as_slice())
         .unwrap_or_default();
@@ -123,29 +142,34 @@ fn command_line(vm: &Of<'_>, network: Option<&NetworkRecord>) -> String {
             })
         })
         .collect();
-    cmdline::command_line(
-        vm.name,
-        vm.config.layers.len(),
-        nics.len(),
-        &addresses,
-        &vm.config.dns,
-    )
+    cmdline::command_line(vm.name, layers, nics.len(), &addresses, &vm.config.dns)
 }
 
 fn disks(host: &Host, vm: &Of<'_>) -> Vec<Disk> {
     let queues = spec::queues(vm.config.cpu);
-    let disk = |path: PathBuf, readonly, serial| Disk {
+    let raw = |path: PathBuf, readonly, serial| Disk {
         path,
         readonly,
         format: DiskFormat::Raw,
         serial,
         queues,
     };
-    let layers = vm.config.layers.iter().enumerate();
-    let layers =
-        layers.map(|(i, digest)| disk(host.layout.blob(digest), true, cmdline::layer_serial(i)));
-    let cow = disk(vm.layout.cow_disk(), false, cmdline::COW_SERIAL.to_owned());
-    layers.chain([cow]).collect()
+    let own = raw(vm.layout.cow_disk(), false, cmdline::COW_SERIAL.to_owned());
+    match &vm.config.root {
+        Root::Layers(root) => {
+            let layers = root.layers.iter().enumerate();
+            let layers = layers
+                .map(|(i, digest)| raw(host.layout.blob(digest), true, cmdline::layer_serial(i)));
+            layers.chain([own]).collect()
+        }
+        Root::Disk(_) => {
+            let cidata = raw(vm.layout.cidata(), true, cmdline::CIDATA_SERIAL.to_owned());
+            [own]
+                .into_iter()
+                .chain((!vm.first_booted).then_some(cidata))
+                .collect()
+        }
+    }
 }
 
 fn nics(network: &NetworkRecord) -> Vec<Nic> {

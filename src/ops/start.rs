@@ -16,9 +16,9 @@ use crate::sys::flock::FileLock;
 use crate::sys::interrupt::Interrupt;
 use crate::sys::{failpoint, hugepages, kvm};
 use crate::units::{ByteSize, RunId, VmId};
-use crate::vm::VmState;
-use crate::vm::records::{self, Hugepages, VmConfig};
+use crate::vm::config::{Hugepages, VmConfig};
 use crate::vm::spec::VmSpec;
+use crate::vm::{VmState, records};
 use crate::vmm::launch::{self, LaunchError};
 
 /// Who only looks whether a VM lives holds its alive lock for some microseconds, or a busy host's while.
@@ -75,6 +75,7 @@ pub fn start_locked(host: &Host, lock: &VmLock, interrupt: &Interrupt) -> Result
         name: &vm.record.name,
         config: &vm.record.config,
         layout: host.layout.vm(lock.id()),
+        first_booted: vm.record.first_booted_at.is_some(),
     };
     failpoint::reach("start: network ready");
     let spec = specify::specify(host, &of, network.as_ref(), hugepages);

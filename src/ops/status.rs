@@ -131,7 +131,8 @@ fn is_another_vm(old: &Observed, new: &Observed) -> bool {
 mod tests {
     use super::*;
     use crate::units::{ByteSize, Digest, EngineName};
-    use crate::vm::records::{Hugepages, VmConfig, VmRecord};
+    use crate::vm::VmRecord;
+    use crate::vm::config::{Hugepages, Layers, Root, VmConfig};
 
     fn vm(id: &str, state: VmState) -> Observed {
         let nothing = Digest::of(b"");
@@ -146,6 +147,7 @@ mod tests {
                 updated_at: time,
                 started_at: None,
                 stopped_at: None,
+                first_booted_at: None,
                 config: VmConfig {
                     engine: EngineName::Micro,
                     cpu: 1,
@@ -156,9 +158,11 @@ mod tests {
                     dns: vec![],
                     image: "web".into(),
                     image_digest: nothing,
-                    layers: vec![],
-                    kernel_layer: nothing,
-                    initrd_layer: nothing,
+                    root: Root::Layers(Layers {
+                        layers: vec![],
+                        kernel: nothing,
+                        initrd: nothing,
+                    }),
                 },
             },
             network: None,

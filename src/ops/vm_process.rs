@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! alive.lock, spec.json ─▶ netns ─▶ boot or restore ─▶ console hub, control server ─▶ row: running ─▶ Report
-//!                                                          │ events until the VM is over
-//!                                   row: stopped, reason ◀─┘─▶ veth down, sockets gone, exit frees alive.lock
+//!                  ▲                                       │ events until the VM is over
+//!                  │                row: stopped, reason ◀─┤─▶ veth down, sockets gone, exit frees alive.lock
+//!                  └── exec of itself, for another boot ◀──┘ the guest reset itself, and boots from its disk
 //! ```
 //!
 //! Invariants: it holds the alive lock, which it gets from its parent, until it exits; it reports to
@@ -25,6 +26,7 @@ use std::thread;
 use jiff::Timestamp;
 
 use super::control::Control;
+use super::installed_kernel::{self, KernelError};
 use crate::console::hub::HubError;
 use crate::console::log::{ConsoleLog, LogError};
 use crate::console::protocol::Closing;
@@ -37,12 +39,14 @@ use crate::sys::failpoint;
 use crate::sys::flock::FileLock;
 use crate::sys::{netns, parent};
 use crate::units::{ByteSize, EngineName, RunId};
-use crate::vm::spec::{self, VmSpec};
+use crate::vm::spec::{self, Boot, VmSpec};
 use crate::vm::{cmdline, records};
 use crate::vmm::engine::{EngineError, Event, StopReason};
 use crate::vmm::protocol::Report;
 use crate::vmm::server::{Peer, Server};
 use crate::vmm::{Engine, Machine};
+
+mod anew;
 
 /// A spec with the longest command line and the most disks and NICs takes some 30 KiB.
 const MAX_SPEC: u64 = 1 << 20;
@@ -85,6 +89,8 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
     #[error("cannot leave the caller's session")]
     Session(#[source] io::Error),
     #[error("cannot enter the VM's network namespace")]
@@ -112,13 +118,23 @@ pub enum Error {
 /// A VM that runs in this process.
 struct Running {
     spec: VmSpec,
+    /// When the guest resets itself, this process executes itself: see [`anew`].
+    boots_anew: bool,
     /// None where a person runs it by hand.
     run: Option<RunId>,
     machine: Arc<dyn Machine>,
     hub: Hub,
     _server: Server,
     asked: Arc<AtomicBool>,
-    _alive: FileLock,
+    alive: FileLock,
+}
+
+/// How the run of a VM is over.
+enum End {
+    /// So is the VM.
+    Stopped(StopReason),
+    /// Its guest reset itself, and is to be booted anew.
+    Reset,
 }
 
 /// Runs the VM of a spec from beginning to end, and calls `report` once it runs or has failed to.
@@ -134,11 +150,36 @@ pub fn run(
     match begin(path, run, engines) {
         Ok(running) => {
             report(Report::Ready);
-            running.live();
+            running.live(path);
             Ok(())
         }
         Err(error) => {
             report(Report::Failed(chain(&error)));
+            Err(error)
+        }
+    }
+}
+
+/// Goes on with the run of a VM whose guest has reset itself: this process was [`run`] before it executed
+/// itself, and nobody waits for it.
+///
+/// # Errors
+/// The guest does not run any more; the record says so.
+pub fn run_again(path: &Path, run: RunId, engines: &[&'static dyn Engine]) -> Result<(), Error> {
+    let spec = read_spec(path)?;
+    let alive = held(&spec, FileLock::from_stdin)?;
+    let (id, root) = (spec.id, spec.paths.root_dir.clone());
+    match bring_up(spec, Some(run), alive, engines) {
+        Ok(running) => {
+            running.live(path);
+            Ok(())
+        }
+        Err(error) => {
+            let why = chain(&error).join(": ");
+            tracing::error!(error = %why, "the guest reset itself, and cannot be booted again");
+            Database::open(&root)?.write(Durability::UntilReboot, |tx| {
+                records::report_stopped(tx, id, run, &why, Timestamp::now())
+            })?;
             Err(error)
         }
     }
@@ -180,7 +221,7 @@ pub fn run_by_hand(
             }
             end
         });
-        running.live();
+        running.live(path);
         // A thread that panics takes the scope with it.
         shown.join().map_or(Ok(()), |end| end.map(drop))
     })
@@ -198,7 +239,7 @@ fn show(socket: &Path, session: &Session<'_>) -> Result<RelayEnd, Error> {
 
 /// What a process does that holds the alive lock of its VM.
 fn bring_up(
-    spec: VmSpec,
+    mut spec: VmSpec,
     run: Option<RunId>,
     alive: FileLock,
     engines: &[&'static dyn Engine],
@@ -209,6 +250,15 @@ fn bring_up(
         netns::enter(netns)?;
     }
     remove_socket_of_a_killed_run(&spec);
+    // By hand, it resets as an engine does it.
+    let boots_anew = run.is_some() && anew::concerns(&spec);
+    if let Boot::Installed { folder } = &spec.boot {
+        spec.boot = match (&spec.saved, spec.disks.first()) {
+            (None, Some(disk)) => installed_kernel::take_out(disk, folder)?,
+            _ => installed_kernel::unlooked(folder),
+        };
+        failpoint::reach("VM process: kernel taken out");
+    }
     let log = ConsoleLog::open(&spec.paths.console_log, CONSOLE_LOG)?;
     let machine: Arc<dyn Machine> = match &spec.saved {
         None => engine.boot(&spec)?,
@@ -232,12 +282,13 @@ fn bring_up(
     failpoint::reach("VM process: old disk let go");
     Ok(Running {
         spec,
+        boots_anew,
         run,
         machine,
         hub,
         _server: server,
         asked,
-        _alive: alive,
+        alive,
     })
 }
 
@@ -325,9 +376,17 @@ fn serve(
 }
 
 impl Running {
-    /// Follows the VM to its end, and puts away what belongs to its run.
-    fn live(self) {
-        let reason = self.follow();
+    /// Follows the VM, whose specification is in `path`, to its end, and puts away what belongs to its run.
+    fn live(self, path: &Path) {
+        let reason = match self.follow() {
+            End::Stopped(reason) => reason,
+            End::Reset => {
+                tracing::info!("the guest has reset itself");
+                self.boot_anew(path);
+                // Or else this process were another by now.
+                StopReason::EngineFailure
+            }
+        };
         tracing::info!(?reason, "the VM is over");
         if let Err(error) = self.put_away(reason) {
             tracing::error!(error = %chain(&error).join(": "), "the end of the VM could not be recorded");
@@ -335,18 +394,60 @@ impl Running {
         self.hub.stop();
     }
 
-    fn follow(&self) -> StopReason {
+    fn follow(&self) -> End {
         let events = self.machine.events();
+        let mut was_reset = false;
         for event in events.iter().flatten() {
             match event {
-                Event::Rebooted => self.reopen_console(),
-                Event::Stopped(StopReason::GuestPowerOff) if self.asked.load(Ordering::Relaxed) => {
-                    return StopReason::Stopped;
+                Event::Rebooted if self.boots_anew => {
+                    was_reset = true;
+                    self.cut_short();
                 }
-                Event::Stopped(reason) => return reason,
+                Event::Rebooted => self.reopen_console(),
+                Event::Stopped(_) if was_reset => return End::Reset,
+                Event::Stopped(StopReason::GuestPowerOff) => {
+                    self.note_first_boot();
+                    return End::Stopped(if self.asked.load(Ordering::Relaxed) {
+                        StopReason::Stopped
+                    } else {
+                        StopReason::GuestPowerOff
+                    });
+                }
+                Event::Stopped(reason) => return End::Stopped(reason),
             }
         }
-        StopReason::EngineFailure
+        End::Stopped(StopReason::EngineFailure)
+    }
+
+    /// The engine has begun to boot the guest from what it was given for the boot before. It has hardly begun.
+    fn cut_short(&self) {
+        if let Err(error) = self.machine.power_off() {
+            tracing::error!(error = %chain(&error).join(": "), "the VM cannot be booted anew");
+        }
+    }
+
+    /// A guest that ends or resets itself in order has booted: cloud-init has done its work.
+    fn note_first_boot(&self) {
+        let Some(run) = self.run.filter(|_| self.boots_anew) else {
+            return;
+        };
+        let (id, now) = (self.spec.id, Timestamp::now());
+        let noted = Database::open(&self.spec.paths.root_dir).and_then(|mut db| {
+            db.write(Durability::Full, |tx| {
+                records::report_first_boot(tx, id, run, now)
+            })
+        });
+        if let Err(error) = noted {
+            tracing::error!(error = %chain(&error).join(": "), "the guest's first boot could not be recorded");
+        }
+    }
+
+    /// Gives this process to another one, which boots what is on the VM's disk now. Returns only if that fails.
+    fn boot_anew(&self, path: &Path) {
+        let Some(run) = self.run else { return };
+        self.note_first_boot();
+        let error = anew::execute(path, run, &self.alive);
+        tracing::error!(error = %chain(&error).join(": "), "the VM cannot be booted anew");
     }
 
     /// A guest that reset itself may have got a new terminal from its engine.

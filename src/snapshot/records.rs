@@ -190,12 +190,12 @@ pub fn reserve(
         ],
     )
     .map_err(statement("reserve a snapshot"))?;
-    for digest in &new.config.layers {
+    for digest in new.config.blobs() {
         tx.execute(
             "INSERT OR IGNORE INTO snapshot_blobs VALUES (?1, ?2)",
             params![id, digest.to_string()],
         )
-        .map_err(statement("pin the layers of a snapshot"))?;
+        .map_err(statement("pin the blobs of a snapshot"))?;
     }
     Ok(())
 }

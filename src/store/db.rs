@@ -22,7 +22,11 @@ use crate::sys::flock::FileLock;
 
 /// What made each version of the schema from the one before, the first from nothing. Never changed,
 /// only added to.
-const STEPS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema_2.sql")];
+const STEPS: [&str; 3] = [
+    include_str!("schema.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+];
 
 /// The newest schema that this program knows.
 const SCHEMA_VERSION: i64 = STEPS.len() as i64;

@@ -5,6 +5,7 @@
 //! <root>/locks/{database,references}.lock see `store::lock`
 //! <root>/locks/{vm,snapshot}-<id>.lock
 //! <root>/blobs/<layer hex>.erofs          one per layer, shared by images
+//! <root>/blobs/<image hex>.qcow2          a disk image, of which the disks of VMs are copies
 //! <root>/boot/<layer hex>/{vmlinuz,initrd.img}
 //! <root>/firmware/                        UEFI firmware; installed.json says what `doctor` put where
 //! <root>/staging/                         unfinished downloads and imports; nobody's after a crash
@@ -16,6 +17,8 @@
 //!               /{control,console,api}.sock
 //!               /spec.json                what the VM process is to run
 //!               /cow.raw                  the VM's own disk
+//!               /cidata.img               what cloud-init in the guest reads at its first boot
+//!               /boot/{vmlinuz,initrd.img}  what was found on the VM's own disk when it was last started
 //!               /cow.staged               the one that takes its place, while it is restored
 //!               /cow.before               its own, until the restored VM runs; then /cow.replaced
 //! <log>/vms/<id>/{vmm,console}.log
@@ -94,6 +97,11 @@ impl Layout {
     /// `<root>/blobs/<layer hex>.erofs`
     pub fn blob(&self, layer: &Digest) -> PathBuf {
         self.blobs().join(format!("{}.erofs", layer.hex()))
+    }
+
+    /// `<root>/blobs/<image hex>.qcow2`
+    pub fn disk_image(&self, image: &Digest) -> PathBuf {
+        self.blobs().join(format!("{}.qcow2", image.hex()))
     }
 
     /// `<root>/boot/<layer hex>/vmlinuz`
@@ -216,6 +224,16 @@ impl VmLayout {
     /// The VM's own writable disk.
     pub fn cow_disk(&self) -> PathBuf {
         self.folder.join("cow.raw")
+    }
+
+    /// What cloud-init in the guest reads at its first boot.
+    pub fn cidata(&self) -> PathBuf {
+        self.folder.join("cidata.img")
+    }
+
+    /// Where kernel and initial RAM disk are put that were found on the VM's own disk.
+    pub fn boot(&self) -> PathBuf {
+        self.folder.join("boot")
     }
 
     /// What is about to take the place of the VM's own disk.

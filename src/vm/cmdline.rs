@@ -15,6 +15,9 @@ use crate::units::VmName;
 /// virtio serial of the writable disk.
 pub const COW_SERIAL: &str = "cocoon-cow";
 
+/// virtio serial of what cloud-init reads.
+pub const CIDATA_SERIAL: &str = "cocoon-cidata";
+
 /// virtio serial of layer `index`, counted from the bottom.
 pub fn layer_serial(index: usize) -> String {
     format!("cocoon-layer{index}")

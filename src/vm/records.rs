@@ -5,18 +5,15 @@
 //! Only the VM process that a row's `run` names may say that the VM runs or has stopped; a VM in
 //! `creating` stays so, whatever its process says, until its maker says that it is complete.
 
-use std::net::Ipv4Addr;
-
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension, Row, Transaction, params};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
-use super::VmState;
+use super::{VmConfig, VmState};
 use crate::store::db::{DatabaseError, parse, statement};
 use crate::store::lock::VmLock;
 use crate::store::rows::{self, Meant};
-use crate::units::{ByteSize, Digest, EngineName, RunId, VmId, VmName};
+use crate::units::{Digest, RunId, VmId, VmName};
 
 /// One VM, as recorded; of its configuration, what `C` takes of a [`VmConfig`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,50 +31,11 @@ pub struct VmRecord<C = VmConfig> {
     pub updated_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub stopped_at: Option<Timestamp>,
+    /// When its guest had booted for the first time, to the end, as far as is known: cloud-init is not asked
+    /// again then.
+    pub first_booted_at: Option<Timestamp>,
     /// What was asked for, and what that meant when it was created.
     pub config: C,
-}
-
-/// What was asked for, and what that meant when the VM was created.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct VmConfig {
-    /// The engine that runs it.
-    pub engine: EngineName,
-    /// Virtual CPUs.
-    pub cpu: u32,
-    /// Guest RAM.
-    pub memory: ByteSize,
-    /// Size of the VM's own disk.
-    pub storage: ByteSize,
-    /// Network interfaces.
-    pub nics: u16,
-    /// Whether huge pages back its RAM.
-    pub hugepages: Hugepages,
-    /// Name servers given to the guest.
-    pub dns: Vec<Ipv4Addr>,
-    /// Normalised reference of its image.
-    pub image: String,
-    /// Digest of that image's manifest when the VM was created.
-    pub image_digest: Digest,
-    /// The image's layers, bottom first.
-    pub layers: Vec<Digest>,
-    /// The layer that holds its kernel.
-    pub kernel_layer: Digest,
-    /// The layer that holds its initial RAM disk.
-    pub initrd_layer: Digest,
-}
-
-/// Whether huge pages back a VM's RAM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Hugepages {
-    /// When enough of them are free at start.
-    Auto,
-    /// Always; the start fails where there are not enough.
-    On,
-    /// Never.
-    Off,
 }
 
 /// Why a VM cannot be reserved or found.
@@ -122,8 +80,7 @@ impl RecordError {
     }
 }
 
-const COLUMNS: &str =
-    "id, name, state, reason, created_at, updated_at, started_at, stopped_at, config";
+const COLUMNS: &str = "id, name, state, reason, created_at, updated_at, started_at, stopped_at, config, first_booted_at";
 
 /// Reserves a VM: its row in state `creating`, its name, and its pins on blobs.
 ///
@@ -149,12 +106,12 @@ pub fn reserve(
         params![id, name.as_str(), now, to_json(config)?],
     )
     .map_err(statement("reserve a VM"))?;
-    for digest in &config.layers {
+    for digest in config.blobs() {
         tx.execute(
             "INSERT OR IGNORE INTO vm_blobs VALUES (?1, ?2)",
             params![id, digest.to_string()],
         )
-        .map_err(statement("pin the layers of a VM"))?;
+        .map_err(statement("pin the blobs of a VM"))?;
     }
     Ok(())
 }
@@ -243,6 +200,23 @@ pub fn start_failed(
     .map_err(statement("record that a VM did not start"))
 }
 
+/// Records when the guest had booted for the first time, to the end; or that it has not.
+///
+/// # Errors
+/// The database failed.
+pub fn set_first_boot(
+    tx: &Transaction<'_>,
+    lock: &VmLock,
+    when: Option<Timestamp>,
+) -> Result<(), DatabaseError> {
+    tx.execute(
+        "UPDATE vms SET first_booted_at = ?2 WHERE id = ?1",
+        params![lock.id().to_string(), when.map(|time| time.to_string())],
+    )
+    .map(drop)
+    .map_err(statement("record a VM's first boot"))
+}
+
 /// Names the run that is about to begin; only the process that knows the name may report on it.
 ///
 /// # Errors
@@ -304,6 +278,25 @@ pub fn report_paused(
     )
     .map(drop)
     .map_err(statement("record that a VM is paused"))
+}
+
+/// Says, as the VM process of `run`, that the guest has booted for the first time, to the end.
+///
+/// # Errors
+/// The database failed.
+pub fn report_first_boot(
+    tx: &Transaction<'_>,
+    id: VmId,
+    run: RunId,
+    now: Timestamp,
+) -> Result<(), DatabaseError> {
+    tx.execute(
+        "UPDATE vms SET first_booted_at = ?3, updated_at = ?3
+         WHERE id = ?1 AND run = ?2 AND first_booted_at IS NULL",
+        params![id.to_string(), run.to_string(), now.to_string()],
+    )
+    .map(drop)
+    .map_err(statement("record a VM's first boot"))
 }
 
 /// Says, as the VM process of `run`, that the VM has stopped.
@@ -422,7 +415,7 @@ pub fn resolve(tx: &Transaction<'_>, reference: &str) -> Result<VmId, RecordErro
     }
 }
 
-/// Every layer that some VM needs.
+/// Every blob that some VM needs.
 ///
 /// # Errors
 /// The database failed.
@@ -459,6 +452,7 @@ fn from_row<C: DeserializeOwned>(row: &Row<'_>) -> Result<VmRecord<C>, DatabaseE
         started_at: time(6)?,
         stopped_at: time(7)?,
         config: from_json(text(8)?)?,
+        first_booted_at: time(9)?,
     })
 }
 

@@ -53,6 +53,9 @@ pub struct VmSpec {
     pub nics: Vec<Nic>,
     /// The network namespace in which the VM process runs; its own namespace where there are no NICs.
     pub netns: Option<PathBuf>,
+    /// What the guest's console is.
+    #[serde(default)]
+    pub console: Console,
     /// A watchdog device resets a guest that hangs.
     pub watchdog: bool,
     /// A virtio socket device.
@@ -110,6 +113,28 @@ pub enum Boot {
         /// [`CONSOLE_TOKEN`].
         cmdline: String,
     },
+    /// What is installed on the first disk: the VM process looks there for kernel, initial RAM disk and
+    /// command line whenever the guest boots, and gives the engine [`Boot::Direct`].
+    Installed {
+        /// Where it puts them.
+        folder: PathBuf,
+    },
+    /// UEFI firmware, which looks for something to boot by itself.
+    Firmware {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// What the guest's console is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Console {
+    /// The engine's best: what an image is told by its command line.
+    #[default]
+    Virtio,
+    /// The first serial port, which a guest finds that nobody tells.
+    Serial,
 }
 
 /// Stands in a command line for `console=<device>`; each engine puts its own device there.

@@ -20,6 +20,9 @@ pub trait Engine: Sync + std::fmt::Debug {
     /// The feature of `spec` that this engine lacks.
     fn check(&self, spec: &VmSpec) -> Result<(), Unsupported>;
 
+    /// Whether it boots UEFI firmware, beside a kernel that is given to it.
+    fn boots_firmware(&self) -> bool;
+
     /// Whether a guest's wall clock goes on while the guest is halted. Where it does not, the guest must be
     /// told the time when it goes on.
     fn clock_outlives_pause(&self) -> bool;

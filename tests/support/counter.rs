@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use cocoon::image::records::{self, ImageLayer, ImageRecord};
+use cocoon::image::records::{self, Content, ImageLayer, ImageRecord, LayersContent};
 use cocoon::store::{Database, DatabaseError, Durability};
 use cocoon::units::{ByteSize, Digest};
 
@@ -191,9 +191,9 @@ pub(crate) fn runs_here() -> bool {
     runs
 }
 
-/// A kernel that counts.
-fn kernel() -> Vec<u8> {
-    payload::elf(payload::FOREVER)
+/// A kernel that counts, and resets itself after so many ticks.
+pub(crate) fn kernel(ticks: u32) -> Vec<u8> {
+    payload::elf(ticks)
 }
 
 /// The tar of a root file system that boots it.
@@ -211,7 +211,7 @@ pub(crate) fn root_tar(hostname: &str) -> Vec<u8> {
 /// The files of such a root file system.
 pub(crate) fn root_files(hostname: &str) -> [(&'static str, Vec<u8>); 3] {
     [
-        ("boot/vmlinuz-1", kernel()),
+        ("boot/vmlinuz-1", kernel(payload::FOREVER)),
         ("boot/initrd.img-1", vec![7; 4096]),
         ("etc/hostname", hostname.as_bytes().to_vec()),
     ]
@@ -225,7 +225,7 @@ pub(crate) fn install(cocoon: &Cocoon) {
     let layer = Digest::of(b"counter");
     let boot = root.join("boot").join(layer.hex());
     std::fs::create_dir(&boot).unwrap();
-    std::fs::write(boot.join("vmlinuz"), kernel()).unwrap();
+    std::fs::write(boot.join("vmlinuz"), kernel(payload::FOREVER)).unwrap();
     std::fs::write(boot.join("initrd.img"), [0; 4096]).unwrap();
     let blob = root.join("blobs").join(format!("{}.erofs", layer.hex()));
     std::fs::write(blob, [0; 4096]).unwrap();
@@ -233,15 +233,17 @@ pub(crate) fn install(cocoon: &Cocoon) {
         name: IMAGE.into(),
         digest: Digest::of(b"image"),
         size: ByteSize::from_mib(1),
-        architecture: "amd64".into(),
-        layers: vec![ImageLayer {
-            digest: layer,
-            diff_id: layer,
-        }],
-        kernel_layer: layer,
-        initrd_layer: layer,
         created_at: "2026-01-01T00:00:00Z".parse().unwrap(),
-        built_at: None,
+        content: Content::Layers(LayersContent {
+            architecture: "amd64".into(),
+            layers: vec![ImageLayer {
+                digest: layer,
+                diff_id: layer,
+            }],
+            kernel_layer: layer,
+            initrd_layer: layer,
+            built_at: None,
+        }),
     };
     let mut db = Database::open(root).unwrap();
     db.write::<_, DatabaseError>(Durability::Full, |tx| records::put(tx, &image))

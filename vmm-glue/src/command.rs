@@ -56,7 +56,14 @@ pub(crate) fn flags(spec: &VmSpec) -> Vec<Flag> {
 /// The configuration of `spec`'s VM, for a person at a terminal.
 fn on_terminal(spec: &VmSpec) -> VmConfig {
     let mut config = convert::vm_config(spec);
-    config.console.common.mode = ConsoleOutputMode::Tty;
+    for mode in [
+        &mut config.console.common.mode,
+        &mut config.serial.common.mode,
+    ] {
+        if *mode == ConsoleOutputMode::Pty {
+            *mode = ConsoleOutputMode::Tty;
+        }
+    }
     config
 }
 

@@ -8,7 +8,7 @@
 
 use block::ImageType;
 use cocoon::units::ByteSize;
-use cocoon::vm::spec::{self, Boot, CONSOLE_TOKEN, DiskFormat, VmSpec, Vsock};
+use cocoon::vm::spec::{self, Boot, CONSOLE_TOKEN, Console, DiskFormat, VmSpec, Vsock};
 use net_util::MacAddr;
 use vmm::vm_config::{
     BalloonConfig, CommonConsoleConfig, ConsoleConfig, ConsoleOutputMode, CpusConfig,
@@ -19,6 +19,9 @@ use vmm::vm_config::{
 /// The console that a guest finds on the terminal: virtio-console. There is no serial port, so
 /// what a kernel says before its virtio drivers is lost.
 const CONSOLE: &str = "console=hvc0";
+
+/// The same, of one whose console is its serial port.
+const SERIAL: &str = "console=ttyS0";
 
 /// Size of a page of the host's pool, as the spec promises.
 const HUGEPAGE_BYTES: u64 = 2 << 20;
@@ -70,12 +73,16 @@ pub(crate) fn vm_config(spec: &VmSpec) -> VmConfig {
     config.cpus.boot_vcpus = spec.cpus.boot.saturating_add(spec.cpus.added);
     config.cpus.max_vcpus = spec.cpus.max;
     config.memory = memory(spec.memory);
-    config.payload = Some(payload(&spec.boot));
+    let (console, serial, virtio) = match spec.console {
+        Console::Virtio => (CONSOLE, ConsoleOutputMode::Off, ConsoleOutputMode::Pty),
+        Console::Serial => (SERIAL, ConsoleOutputMode::Pty, ConsoleOutputMode::Off),
+    };
+    config.payload = Some(payload(&spec.boot, console));
     config.disks = some_unless_empty(spec.disks.iter().map(disk).collect());
     config.net = some_unless_empty(spec.nics.iter().map(nic).collect());
     config.balloon = spec.memory.balloon.map(balloon);
-    config.serial.common = console_on(ConsoleOutputMode::Off);
-    config.console.common = console_on(ConsoleOutputMode::Pty);
+    config.serial.common = console_on(serial);
+    config.console.common = console_on(virtio);
     // One PCI function; by it a guest's panic is known for what it is.
     config.pvpanic = true;
     config.watchdog = spec.watchdog;
@@ -102,17 +109,33 @@ fn memory(memory: spec::Memory) -> MemoryConfig {
     }
 }
 
-fn payload(boot: &Boot) -> PayloadConfig {
-    let Boot::Direct {
-        kernel,
-        initrd,
-        cmdline,
-    } = boot;
-    PayloadConfig {
+fn payload(boot: &Boot, console: &str) -> PayloadConfig {
+    let nothing = PayloadConfig {
         firmware: None,
-        kernel: Some(kernel.clone()),
-        cmdline: Some(cmdline.replace(CONSOLE_TOKEN, CONSOLE)),
-        initramfs: Some(initrd.clone()),
+        kernel: None,
+        cmdline: None,
+        initramfs: None,
+    };
+    match boot {
+        Boot::Direct {
+            kernel,
+            initrd,
+            cmdline,
+        } => PayloadConfig {
+            kernel: Some(kernel.clone()),
+            cmdline: Some(cmdline.replace(CONSOLE_TOKEN, console)),
+            initramfs: Some(initrd.clone()),
+            ..nothing
+        },
+        Boot::Firmware { path } => PayloadConfig {
+            firmware: Some(path.clone()),
+            ..nothing
+        },
+        // Only to be checked: nobody has looked for the kernel yet.
+        Boot::Installed { folder } => PayloadConfig {
+            kernel: Some(folder.clone()),
+            ..nothing
+        },
     }
 }
 

@@ -58,6 +58,10 @@ impl Engine for CloudHypervisor {
         VERSION.to_owned()
     }
 
+    fn boots_firmware(&self) -> bool {
+        true
+    }
+
     /// Its `resume` gives KVM's clock back what it showed at the pause.
     fn clock_outlives_pause(&self) -> bool {
         false

@@ -38,8 +38,10 @@ fn path(client: &Client) -> Result<PathBuf, Error> {
     let info = client.info()?;
     match info.state {
         VmState::Running | VmState::Paused => {
-            let file = info.config.console.common.file.clone();
-            file.ok_or(Error::NotRunning)
+            // Either is on a terminal, the other one off.
+            let (virtio, serial) = (&info.config.console.common, &info.config.serial.common);
+            let file = virtio.file.as_ref().or(serial.file.as_ref());
+            file.cloned().ok_or(Error::NotRunning)
         }
         VmState::Created | VmState::Shutdown | VmState::BreakPoint => Err(Error::NotRunning),
     }

@@ -11,9 +11,10 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use cocoon::units::ByteSize;
-use cocoon::vm::spec::VmSpec;
+use cocoon::vm::spec::{Boot, Console, VmSpec};
 use cocoon_full::CloudHypervisor;
 use conformance::console::readable;
+use conformance::payload;
 use conformance::spec::{Tap, disk, nic, paths};
 use conformance::{Case, Lab, Needs, SOON, Subject, say};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
@@ -37,6 +38,11 @@ static CLOUD_HYPERVISOR: Subject = Subject {
         "Cloud Hypervisor v53.0 has no generation id",
     )],
     special: &[
+        Case {
+            name: "firmware_runs_and_finds_the_disk",
+            needs: Needs::Kvm,
+            body: firmware_runs_and_finds_the_disk,
+        },
         Case {
             name: "a_forbidden_call_is_named",
             needs: Needs::Kvm,
@@ -72,6 +78,58 @@ pub(crate) fn main() -> ExitCode {
 
 /// A call that is no part of any VM: getppid, on x86-64.
 const FORBIDDEN_CALL: i64 = 110;
+
+/// Looks for a virtio disk (1af4:1042) among the first 32 PCI devices, and prints `FIRMWARE D` at port 3f8 if
+/// there is one, else `FIRMWARE N`. 32-bit code; each comment begins with the offset.
+#[rustfmt::skip]
+const FIRMWARE: &[u8] = &[
+    0xb9, 0x00, 0x00, 0x00, 0x80,        //  0; mov ecx, 0x80000000
+    // next:
+    0x89, 0xc8,                          //  5; mov eax, ecx
+    0x66, 0xba, 0xf8, 0x0c,              //  7; mov dx, 0xcf8
+    0xef,                                // 11; out dx, eax
+    0x66, 0xba, 0xfc, 0x0c,              // 12; mov dx, 0xcfc
+    0xed,                                // 16; in eax, dx
+    0x3d, 0xf4, 0x1a, 0x42, 0x10,        // 17; cmp eax, 0x10421af4
+    0xb3, b'D',                          // 22; mov bl, 'D'
+    0x74, 0x10,                          // 24; je print (42 - 26)
+    0x81, 0xc1, 0x00, 0x08, 0x00, 0x00,  // 26; add ecx, 0x800
+    0x81, 0xf9, 0x00, 0x00, 0x01, 0x80,  // 32; cmp ecx, 0x80010000
+    0x75, 0xdd,                          // 38; jne next (5 - 40)
+    0xb3, b'N',                          // 40; mov bl, 'N'
+    // print:
+    0xbe, 0x44, 0x00, 0x10, 0x00,        // 42; mov esi, 0x100044
+    0x66, 0xba, 0xf8, 0x03,              // 47; mov dx, 0x3f8
+    // letter:
+    0xac,                                // 51; lodsb
+    0x84, 0xc0,                          // 52; test al, al
+    0x74, 0x03,                          // 54; jz +3
+    0xee,                                // 56; out dx, al
+    0xeb, 0xf8,                          // 57; jmp letter (51 - 59)
+    0x88, 0xd8,                          // 59; mov al, bl
+    0xee,                                // 61; out dx, al
+    0xb0, 0x0a,                          // 62; mov al, '\n'
+    0xee,                                // 64; out dx, al
+    0xf4,                                // 65; hlt
+    0xeb, 0xfd,                          // 66; jmp 65
+    // 68:
+    b'F', b'I', b'R', b'M', b'W', b'A', b'R', b'E', b' ', 0,
+];
+
+fn firmware_runs_and_finds_the_disk(lab: &Lab) {
+    let path = lab.folder.path().join("firmware");
+    std::fs::write(&path, payload::kernel(FIRMWARE.to_vec())).expect("there is room");
+    let image = lab.folder.path().join("disk.raw");
+    std::fs::write(&image, vec![0; 1 << 20]).expect("there is room");
+    let mut vm = lab.boot(VmSpec {
+        boot: Boot::Firmware { path },
+        console: Console::Serial,
+        disks: vec![disk(&image, "cocoon-cow", 1)],
+        ..lab.payload()
+    });
+    vm.console.until("FIRMWARE D\n");
+    vm.is_ended();
+}
 
 /// Runs in two processes: one makes the call, the other sees how that ends it.
 fn a_forbidden_call_is_named(lab: &Lab) {

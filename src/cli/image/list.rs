@@ -32,7 +32,7 @@ pub(in crate::cli) fn list(host: &Host, args: &ListArgs) -> Result<(), Failure> 
 fn row(image: &ImageRecord) -> Vec<String> {
     let digest = image.digest.to_string()[..SHORT_DIGEST].to_owned();
     vec![
-        "oci".into(),
+        super::kind(image).to_owned(),
         image.name.clone(),
         digest,
         image.size.to_string(),

@@ -10,7 +10,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::error::Failure;
-use crate::image::records::ImageRecord;
+use crate::image::records::{Content, ImageLayer, ImageRecord};
 use crate::image::reference::Reference;
 use crate::ops::Host;
 
@@ -54,17 +54,36 @@ fn parse(image: &str) -> Result<Reference, Failure> {
 
 /// An image as JSON: the Go cocoon's keys, and cocoon's own beside them.
 fn to_json(image: &ImageRecord) -> Value {
-    let layer = |layer: &crate::image::records::ImageLayer| json!({"digest": layer.digest, "diff_id": layer.diff_id});
-    json!({
+    let mut object = json!({
         "id": image.digest,
         "name": image.name,
-        "type": "oci",
+        "type": kind(image),
         "size": image.size,
         "created_at": image.created_at,
-        "built_at": image.built_at,
-        "architecture": image.architecture,
-        "layers": image.layers.iter().map(layer).collect::<Vec<_>>(),
-        "kernel_layer": image.kernel_layer,
-        "initrd_layer": image.initrd_layer,
-    })
+    });
+    match &image.content {
+        Content::Layers(content) => {
+            let layer =
+                |layer: &ImageLayer| json!({"digest": layer.digest, "diff_id": layer.diff_id});
+            object["built_at"] = json!(content.built_at);
+            object["architecture"] = json!(content.architecture);
+            object["layers"] = content.layers.iter().map(layer).collect();
+            object["kernel_layer"] = json!(content.kernel_layer);
+            object["initrd_layer"] = json!(content.initrd_layer);
+        }
+        Content::Disk(content) => {
+            object["virtual_size"] = json!(content.virtual_size);
+            object["etag"] = json!(content.etag);
+            object["last_modified"] = json!(content.last_modified);
+        }
+    }
+    object
+}
+
+/// What the Go cocoon calls an image of this kind.
+fn kind(image: &ImageRecord) -> &'static str {
+    match image.content {
+        Content::Layers(_) => "oci",
+        Content::Disk(_) => "cloudimg",
+    }
 }

@@ -12,6 +12,7 @@ use crate::ops::identity::Introduced;
 use crate::ops::{self, Host};
 use crate::sys::interrupt::Interrupt;
 use crate::units::{ByteSize, VmId, VmName};
+use crate::vm::config::Root;
 
 /// What `cocoon vm clone` takes.
 #[derive(Debug, clap::Args)]
@@ -89,9 +90,18 @@ pub(in crate::cli) fn clone(host: &Host, args: &CloneArgs) -> Result<(), Failure
 
 fn tell_how_to_set_it_up(host: &Host, id: VmId) -> Result<(), Failure> {
     output::note("its guest has no agent, and goes on as the VM that was saved");
-    if let Some(network) = ops::list::get(host, id)?.network {
+    let vm = ops::list::get(host, id)?;
+    if let Some(network) = vm.network {
         output::note("paste this into it, for addresses of its own:");
-        output::note(setup_script(&network.nics));
+        let devices = match vm.record.config.root {
+            Root::Layers(_) => Devices::Named,
+            Root::Disk(_) => Devices::Found,
+        };
+        output::note(setup_script(&network.nics, devices));
+    }
+    if let Root::Disk(_) = vm.record.config.root {
+        output::note("and this, for a name, an id and keys of its own:");
+        output::note(name_script(&vm.record.name));
     }
     Ok(())
 }
@@ -113,8 +123,28 @@ disk=/dev/$(basename "$(dirname "$(grep -lx cocoon-cow /sys/block/*/serial)")")
 at=$(mktemp -d) && mount "$disk" "$at" && resize2fs "$disk"; umount "$at" && rmdir "$at"
 "#;
 
+/// How a guest calls its NICs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Devices {
+    /// As it was told to.
+    Named,
+    /// As it likes, in the order of their places on the bus.
+    Found,
+}
+
+/// What gives a systemd guest its own name, as shell commands.
+fn name_script(name: &VmName) -> String {
+    format!(
+        r#"
+hostnamectl set-hostname {name}
+rm -f /etc/machine-id /var/lib/dbus/machine-id && systemd-machine-id-setup
+rm -f /etc/ssh/ssh_host_* && ssh-keygen -A && systemctl try-restart ssh sshd
+"#
+    )
+}
+
 /// What gives the guest its own addresses, as shell commands.
-fn setup_script(nics: &[NicRecord]) -> String {
+fn setup_script(nics: &[NicRecord], devices: Devices) -> String {
     let words = |word: &dyn Fn(&NicRecord) -> String| {
         let words: Vec<_> = nics.iter().map(|nic| format!("'{}'", word(nic))).collect();
         words.join(" ")
@@ -127,10 +157,18 @@ fn setup_script(nics: &[NicRecord]) -> String {
         let gateway = nic.address.and_then(|at| at.gateway);
         gateway.map_or_else(String::new, |gateway| gateway.to_string())
     };
+    let devices = match devices {
+        Devices::Named => format!("devs=({})", words(&|nic| nic.ifname.clone())),
+        Devices::Found => concat!(
+            "mapfile -t devs < <(for d in /sys/class/net/*; do [ ! -e \"$d/device\" ] || ",
+            "basename \"$d\"; done | sort -V)"
+        )
+        .to_owned(),
+    };
     format!(
         r#"
 echo 3 > /proc/sys/vm/drop_caches
-devs=({devices})
+{devices}
 macs=({macs})
 addrs=({addresses})
 gws=({gateways})
@@ -141,7 +179,6 @@ for i in "${{!devs[@]}}"; do
   [ -n "${{gws[$i]}}" ] && ip route replace default via "${{gws[$i]}}"
 done
 "#,
-        devices = words(&|nic| nic.ifname.clone()),
         macs = words(&|nic| nic.mac.to_string()),
         addresses = words(&address),
         gateways = words(&gateway),
@@ -171,7 +208,9 @@ mod tests {
             prefix: 16,
             gateway: Some([10, 22, 0, 1].into()),
         };
-        let script = setup_script(&[nic(0, Some(address)), nic(1, None)]);
+        let nics = [nic(0, Some(address)), nic(1, None)];
+        let script = setup_script(&nics, Devices::Named);
+        assert!(setup_script(&nics, Devices::Found).contains("mapfile -t devs"));
         for line in [
             "devs=('eth0' 'eth1')",
             "macs=('02:00:00:00:00:07' '02:00:00:00:00:07')",

@@ -38,7 +38,7 @@ pub(in crate::cli) struct ConsoleArgs {
 /// Attaches to a console.
 pub(in crate::cli) fn console(host: &Host, args: &ConsoleArgs) -> Result<(), Failure> {
     let id = host.resolve(&args.vm)?;
-    let viewer = attach::attach(host, id)?;
+    let mut viewer = attach::attach(host, id)?;
     let signals = Signals::catch().map_err(Failure::Signals)?;
     let (input, output_) = (io::stdin(), io::stdout());
     let interactive = tty::is_terminal(&input);
@@ -51,22 +51,34 @@ pub(in crate::cli) fn console(host: &Host, args: &ConsoleArgs) -> Result<(), Fai
         "Connected to {} (escape sequence: {}.)",
         args.vm, args.escape_char
     ));
-    let end = relay(
-        viewer,
-        &Session {
-            input: input.as_fd(),
-            output: output_.as_fd(),
-            // Scripts send bytes, not keys.
-            escape: interactive.then_some(args.escape_char),
-            history: !args.no_history,
-            linger: Some(Duration::from_secs(args.linger)),
-            signals: Some(&signals),
-        },
-    );
-    match end.map_err(|source| Failure::Console {
-        vm: args.vm.clone(),
-        source,
-    })? {
+    let mut history = !args.no_history;
+    let end = loop {
+        let end = relay(
+            viewer,
+            &Session {
+                input: input.as_fd(),
+                output: output_.as_fd(),
+                // Scripts send bytes, not keys.
+                escape: interactive.then_some(args.escape_char),
+                history,
+                linger: Some(Duration::from_secs(args.linger)),
+                signals: Some(&signals),
+            },
+        );
+        let end = end.map_err(|source| Failure::Console {
+            vm: args.vm.clone(),
+            source,
+        })?;
+        if end != RelayEnd::ConsoleClosed {
+            break end;
+        }
+        match attach::attach_again(host, id)? {
+            // Its history begins with the reset.
+            Some(again) => (viewer, history) = (again, true),
+            None => break end,
+        }
+    };
+    match end {
         RelayEnd::Detached | RelayEnd::InputClosed => {
             note(&format!("\r\nDisconnected from {}.", args.vm))
         }

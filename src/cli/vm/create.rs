@@ -5,10 +5,11 @@ use clap_complete::ArgValueCandidates;
 use super::super::completion;
 use super::super::error::Failure;
 use super::super::output::{self, FormatArgs};
-use crate::ops::{self, Host, create::Request};
+use crate::ops::create::{BootChoice, Request};
+use crate::ops::{self, Host};
 use crate::sys::interrupt::Interrupt;
 use crate::units::{ByteSize, EngineName, VmId, VmName};
-use crate::vm::records::Hugepages;
+use crate::vm::config::Hugepages;
 
 /// What `create`, `run` and `debug` take to describe a VM.
 #[derive(Debug, clap::Args)]
@@ -34,6 +35,10 @@ pub(in crate::cli) struct VmArgs {
     /// Huge pages for the VM's memory
     #[arg(long, value_enum, default_value = "auto")]
     hugepages: Hugepages,
+    /// What boots a disk image: UEFI firmware, or the kernel on the disk directly; auto takes firmware
+    /// where it is installed
+    #[arg(long, value_enum, default_value = "auto")]
+    boot: BootChoice,
     /// Image: a name as it was pulled, or a digest
     #[arg(add = ArgValueCandidates::new(completion::images))]
     image: String,
@@ -50,6 +55,7 @@ impl VmArgs {
             nics: self.nics,
             hugepages: self.hugepages,
             engine: self.engine,
+            boot: self.boot,
         }
     }
 }

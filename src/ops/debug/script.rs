@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::super::disk::MKFS_OPTIONS;
 use crate::units::ByteSize;
-use crate::vm::spec::VmSpec;
+use crate::vm::spec::{Boot, VmSpec};
 use crate::vmm::engine::Flag;
 
 /// Ends the specification in the script. No line of JSON is this.
@@ -36,6 +36,8 @@ pub(super) struct Script<'a> {
     /// What the VM's files are in. All paths are text.
     pub(super) folder: &'a Path,
     pub(super) cow: &'a Path,
+    /// The image of which it is a copy, if it is one.
+    pub(super) base: Option<PathBuf>,
     pub(super) storage: ByteSize,
     pub(super) program: Program,
 }
@@ -45,8 +47,13 @@ impl Display for Script<'_> {
         let VmSpec { name, engine, .. } = self.spec;
         writeln!(
             f,
-            "# VM {name} (image: {}, engine: {engine}, boot: direct kernel)",
-            self.image
+            "# VM {name} (image: {}, engine: {engine}, boot: {})",
+            self.image,
+            match self.spec.boot {
+                Boot::Direct { .. } => "direct kernel",
+                Boot::Installed { .. } => "the kernel on its disk",
+                Boot::Firmware { .. } => "UEFI firmware",
+            }
         )?;
         writeln!(
             f,
@@ -67,8 +74,17 @@ impl Script<'_> {
         let (cow, new) = (path(self.cow), path(Path::new(&new)));
         writeln!(f, "\n# Its own disk, unless it is there already")?;
         writeln!(f, "if [ ! -e {cow} ]; then")?;
-        writeln!(f, "  truncate -s {} {new}", self.storage.bytes())?;
-        writeln!(f, "  mkfs.ext4 {} {new}", MKFS_OPTIONS.join(" "))?;
+        let size = self.storage.bytes();
+        match &self.base {
+            None => {
+                writeln!(f, "  truncate -s {size} {new}")?;
+                writeln!(f, "  mkfs.ext4 {} {new}", MKFS_OPTIONS.join(" "))?;
+            }
+            Some(base) => {
+                writeln!(f, "  qemu-img convert -O raw {} {new}", path(base))?;
+                writeln!(f, "  truncate -s '>{size}' {new}")?;
+            }
+        }
         writeln!(f, "  mv {new} {cow}\nfi")
     }
 
@@ -175,6 +191,7 @@ mod tests {
             spec,
             folder: Path::new("/home/me/it's here"),
             cow: Path::new("/home/me/it's here/cow.raw"),
+            base: None,
             storage: ByteSize::from_mib(512),
             program,
         }

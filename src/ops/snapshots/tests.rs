@@ -4,7 +4,7 @@ use super::*;
 use crate::config::Settings;
 use crate::ops::export::{self, Target};
 use crate::ops::import::{self, Source};
-use crate::ops::{gc, staging::Staging};
+use crate::ops::{create, gc, staging::Staging};
 use crate::snapshot::manifest::tests::{config, snapshot, spec};
 use crate::snapshot::records::Reservation;
 use crate::store::layout::SnapshotFolder;
@@ -35,13 +35,8 @@ fn fixture() -> Option<Fixture> {
     let settings = settings.decide(dir.path(), std::num::NonZeroUsize::MIN);
     let host = Host::open(settings.unwrap(), &[]).unwrap();
     let config = config();
-    let kernel = host.layout.kernel(&config.kernel_layer);
-    fs::create_dir_all(kernel.parent().unwrap()).unwrap();
-    for path in [
-        host.layout.blob(&config.layers[0]),
-        host.layout.initrd(&config.initrd_layer),
-        kernel,
-    ] {
+    for path in create::image_files(&host, &config) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, "x").unwrap();
     }
     Some(Fixture {
@@ -140,7 +135,7 @@ fn root_an_import_that_is_refused_leaves_nothing() {
     let Some(fixture) = fixture() else { return };
     let saved = fixture.path("saved");
     snapshot(&saved);
-    let blob = fixture.host.layout.blob(&config().layers[0]);
+    let blob = fixture.host.layout.blob(&config().blobs()[0]);
     fs::rename(&blob, fixture.path("away")).unwrap();
     let error = fixture.import(&saved, None).unwrap_err().to_string();
     assert!(error.contains("docker.io/library/tiny:latest"), "{error}");
@@ -234,7 +229,7 @@ fn root_folders_and_locks_without_a_row_are_collected_and_others_stay() {
     assert_eq!(fixture.collect(), [folder, folder, folder, gc::Kind::Lock]);
     let (_, checked) = inspect(&fixture.host, id, Depth::Full, &|| true).unwrap();
     checked.unwrap();
-    let blob = fixture.host.layout.blob(&config().layers[0]);
+    let blob = fixture.host.layout.blob(&config().blobs()[0]);
     assert!(blob.exists(), "a snapshot keeps its layers");
     remove(&fixture.host, id).unwrap();
     let collected = fixture.collect();

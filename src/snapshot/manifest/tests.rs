@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::units::{ByteSize, Mac};
-use crate::vm::records::Hugepages;
-use crate::vm::spec::{self, Boot, Cpus, Disk, DiskFormat, Memory, Nic, Paths, Vsock};
+use crate::vm::config::{Hugepages, Layers, Root};
+use crate::vm::spec::{self, Boot, Console, Cpus, Disk, DiskFormat, Memory, Nic, Paths, Vsock};
 
 pub(crate) fn config() -> VmConfig {
     let layer = Digest::of(b"layer");
@@ -17,9 +17,11 @@ pub(crate) fn config() -> VmConfig {
         dns: vec![],
         image: "docker.io/library/tiny:latest".into(),
         image_digest: Digest::of(b"image"),
-        layers: vec![layer],
-        kernel_layer: layer,
-        initrd_layer: layer,
+        root: Root::Layers(Layers {
+            layers: vec![layer],
+            kernel: layer,
+            initrd: layer,
+        }),
     }
 }
 
@@ -64,6 +66,7 @@ pub(crate) fn spec() -> VmSpec {
             mtu: 1500,
         }],
         netns: None,
+        console: Console::Virtio,
         watchdog: true,
         saved: None,
         vsock: Some(Vsock {

@@ -1,7 +1,11 @@
 //! Records in a database of their own.
 
+use std::net::Ipv4Addr;
+
 use super::*;
 use crate::store::{Database, Durability, Layout};
+use crate::units::{ByteSize, EngineName};
+use crate::vm::config::{Hugepages, Layers, Root};
 
 struct Fixture {
     _dir: tempfile::TempDir,
@@ -34,9 +38,11 @@ fn config() -> VmConfig {
         dns: vec![Ipv4Addr::LOCALHOST],
         image: "docker.io/library/tiny:latest".into(),
         image_digest: Digest::of(b"image"),
-        layers: vec![layer],
-        kernel_layer: layer,
-        initrd_layer: layer,
+        root: Root::Layers(Layers {
+            layers: vec![layer],
+            kernel: layer,
+            initrd: layer,
+        }),
     }
 }
 

@@ -95,7 +95,9 @@ fn a_missing_disk_fails_the_boot_with_its_name(lab: &Lab) {
 
 fn a_kernel_that_is_none_fails_the_boot(lab: &Lab) {
     let mut spec = lab.payload();
-    let Boot::Direct { kernel, .. } = &mut spec.boot;
+    let Boot::Direct { kernel, .. } = &mut spec.boot else {
+        unreachable!("a payload is a kernel")
+    };
     *kernel = "/etc/passwd".into();
     let said = lab.boot_error(&spec);
     assert!(said.contains("boot the VM"), "{said}");

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cocoon::units::{ByteSize, Mac};
-use cocoon::vm::spec::{Boot, Cpus, Disk, DiskFormat, Memory, Nic, Paths, VERSION, VmSpec};
+use cocoon::vm::spec::{
+    Boot, Console, Cpus, Disk, DiskFormat, Memory, Nic, Paths, VERSION, VmSpec,
+};
 
 use super::{Lab, counter, mind_children, payload};
 
@@ -112,6 +114,7 @@ impl Lab {
             disks: vec![],
             nics: vec![],
             netns: None,
+            console: Console::Virtio,
             watchdog: false,
             saved: None,
             vsock: None,
