@@ -11,6 +11,7 @@
 )]
 
 mod beside_gc;
+mod disk_image;
 mod doctor;
 mod image;
 mod restore;

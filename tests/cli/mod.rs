@@ -4,6 +4,7 @@ mod completion;
 mod crowd;
 mod damaged;
 mod debug;
+mod disk_images;
 mod doctor;
 mod full_disk;
 mod import;

@@ -30,7 +30,7 @@ const FULL_DISK: Host = r#"mkdir small && mount -t tmpfs -o size=1M none small &
     COCOON_ROOT_DIR=$PWD/small exec "$0" "$@""#;
 
 #[rustfmt::skip]
-const ROWS: [Row; 33] = [
+const ROWS: [Row; 36] = [
     // Docker's words.
     ("run counter", WELL, 2, "unrecognized subcommand 'run'", "tip: here that is: cocoon vm run"),
     ("ps", WELL, 2, "unrecognized subcommand 'ps'", "tip: here that is: cocoon vm list"),
@@ -47,7 +47,10 @@ const ROWS: [Row; 33] = [
     ("vm run --nics 0 ubuntu", WELL, 1, "there is no image \"ubuntu\"", "cocoon image pull IMAGE"),
     ("vm run --nics 0 conuter", WELL, 1, "there is no image \"conuter\"", "hint: is it docker.io/library/counter:latest?"),
     ("image import app app.tar", WELL, 1, "is not a VM image", "hint: os-image/README.md"),
-    ("image import disk disk.img", WELL, 1, "it is a qcow2 disk image", "hint: import the tar"),
+    ("image import disk disk.img", WELL, 1, "its header lies behind the end of the file", "hint: it is damaged or not whole"),
+    ("image pull http://127.0.0.1:1/disk.img", WELL, 1, "cannot reach http://127.0.0.1:1/disk.img", "hint: check the address"),
+    ("image pull htp://example.org/disk.img", WELL, 2, "is not the address of a disk image", ""),
+    ("vm run --nics 0 --boot firmware counter", WELL, 1, "--boot must be direct for an OCI image", ""),
     // What a VM is to have.
     ("vm run --memory 2 counter", WELL, 1, "--memory must be at least 64MiB, not 2B", "hint: a number alone is bytes: write --memory 2G"),
     ("vm run --memory 2048 counter", WELL, 1, "--memory must be at least 64MiB, not 2KiB", "write --memory 2048M"),

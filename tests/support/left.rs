@@ -12,10 +12,12 @@ use cocoon::vm::records as vms;
 use super::counter::Counter;
 
 /// Everything that a VM's folder may hold while no command is at work on it. Cloud Hypervisor locks its socket.
-const OF_A_VM: [&str; 8] = [
+const OF_A_VM: [&str; 10] = [
     "alive.lock",
     "api.sock",
     "api.sock.lock",
+    "boot",
+    "cidata.img",
     "console.sock",
     "control.sock",
     "cow.raw",
@@ -62,7 +64,7 @@ pub(crate) fn nothing(counter: &Counter, after: &str) {
     );
 }
 
-/// Asserts that each layer which an image, a VM or a snapshot needs is there, and no other one.
+/// Asserts that each layer or disk which an image, a VM or a snapshot needs is there, and no other one.
 fn layers(root: &Path, after: &str) {
     let mut db = Database::open(root).unwrap();
     let needed = db.read::<_, DatabaseError>(|tx| {
@@ -74,9 +76,13 @@ fn layers(root: &Path, after: &str) {
             .collect::<BTreeSet<_>>())
     });
     let needed = needed.unwrap();
-    let blobs = needed.iter().map(|layer| format!("{layer}.erofs"));
-    let blobs: BTreeSet<_> = blobs.collect();
-    assert_eq!(names(&root.join("blobs")), blobs, "blobs, after {after}");
+    let kinds = [".erofs", ".qcow2"];
+    let hex = |name: String| {
+        let hex = kinds.iter().find_map(|kind| name.strip_suffix(kind));
+        hex.unwrap_or(&name).to_owned()
+    };
+    let blobs: BTreeSet<_> = names(&root.join("blobs")).into_iter().map(hex).collect();
+    assert_eq!(blobs, needed, "blobs, after {after}");
     let boot = names(&root.join("boot"));
     let strange: Vec<_> = boot.difference(&needed).collect();
     assert!(strange.is_empty(), "boot files {strange:?}, after {after}");

@@ -2,6 +2,7 @@
 
 pub(crate) mod counter;
 pub(crate) mod disk;
+pub(crate) mod disk_image;
 pub(crate) mod gate;
 pub(crate) mod hear;
 pub(crate) mod image;

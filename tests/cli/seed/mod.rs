@@ -4,6 +4,7 @@
 //! | section | lines | |
 //! |---|---|---|
 //! | CLI Commands | `image pull list rm inspect` | [`images`] |
+//! | | `image pull` of a cloud image's URL | `tests/cli/disk_images.rs` |
 //! | | `vm create run clone start stop list inspect rm restore` | [`vms`] |
 //! | | `vm console` | [`console`] |
 //! | | `vm debug` | `tests/cli/debug.rs` |
@@ -11,7 +12,8 @@
 //! | | `gc` | [`gc`] |
 //! | | `version` | [`version`] |
 //! | | `completion` | `tests/cli/completion.rs` |
-//! | Global Flags | all but `--root-password` | [`global_flags`] |
+//! | Global Flags | all but the next | [`global_flags`] |
+//! | | `--root-password` `COCOON_DEFAULT_ROOT_PASSWORD` | `tests/cli/disk_images.rs` |
 //! | VM Flags | all, for `vm create`, `vm run`, `vm debug` | [`vm_flags`] |
 //! | Debug-only Flags | `--max-cpu` `--balloon` `--cow` | `tests/cli/debug.rs` |
 //! | | `--ch`, which micro refuses | there, and `src/ops/debug/script.rs` |
@@ -19,9 +21,7 @@
 //! | List Flags | `--format` `-o` `--vm` | [`lists`] |
 //! | Garbage Collection | all | [`gc`] |
 //!
-//! Lines about cloud images are driven by none yet: `image pull` of a URL, and `--root-password`
-//! (`COCOON_DEFAULT_ROOT_PASSWORD`), which only a cloud image takes. What a guest's own kernel sees of all this
-//! is in `tests/lab/`.
+//! What a guest's own kernel sees of all this is in `tests/lab/`.
 
 mod console;
 mod gc;

@@ -70,6 +70,7 @@ lab_killed_vm_process_is_known_to_the_next_list() { # 300 s
 }
 
 lab_two_vms_run_at_once() { # 400 s
+    only_if_long micro
     need_image tiny
     cocoon vm run --name one --memory 256M --storage 1G --cpu 1 "$REGISTRY/tiny:latest"
     cocoon vm run --name two --memory 256M --storage 1G --cpu 1 "$REGISTRY/tiny:latest"
