@@ -50,8 +50,8 @@ map(.value |= thousandth)
     | . + {budget: budget}
     | . + {met: (if .budget.most then .median <= .budget.most else null end), budget: .budget.says}
     | del(.peer, .restore, .single))
-| sort_by((.where | rank(["native", "lab"])), (.guest | rank(["host", "debian12", "counter", "idle", "linux", "tiny"])),
-    (.figure | rank(["version", "list, 1000 VMs", "list, 10000 VMs", "pull", "pull-memory", "boot", "restore", "restore-call", "pause", "halted", "beyond-ram",
+| sort_by((.where | rank(["native", "lab"])), (.guest | rank(["host", "debian12", "disk2g", "counter", "idle", "linux", "tiny"])),
+    (.figure | rank(["version", "list, 1000 VMs", "list, 10000 VMs", "pull", "pull-memory", "disk-pull", "disk-pull-memory", "boot", "restore", "restore-call", "pause", "halted", "beyond-ram",
         "beyond-ram-anonymous", "disk-read", "disk-write", "tcp-in", "tcp-out", "run-share, 0 NICs", "run-share, 1 NICs",
         "1-runs-wall", "1-runs-p50", "1-runs-p99", "16-runs-wall", "16-runs-p50", "16-runs-p99",
         "64-runs-wall", "64-runs-p50", "64-runs-p99", "save-halted",
