@@ -11,8 +11,10 @@ from console import Console
 
 when, program, root, *addresses = sys.argv[1:]
 console = Console(program, root, "cloud")
-console.send(b"\n")
-console.expect("login: ", 120)
+if when == "first":
+    console.send(b"\n")
+# A console that was attached after a reset has nothing of what was before it.
+console.expect("login: ", 120 if when == "first" else 1200)
 console.send(b"root\n")
 console.expect("Password: ?", 240)
 console.send(b"cocoon\n")
