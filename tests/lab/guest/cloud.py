@@ -44,7 +44,8 @@ if when == "first":
     assert size > 4000, f"the root file system has {size} MiB of 6 GiB"
     run("cp /etc/machine-id /var/lib/cloud/data/instance-id /root; cat /etc/ssh/ssh_host_*.pub >/root/keys")
     # Another command line stands for another kernel.
-    run("sed -i 's/^GRUB_CMDLINE_LINUX=\"/&cocoon.test=1 /' /etc/default/grub && update-grub", 600)
+    setting = 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX cocoon.test=1"'
+    assert console.run(f"echo '{setting}' >/etc/default/grub.d/99_test.cfg && update-grub", 600)[1] == 0
     console.send(b"reboot\n")
 else:
     assert console.run("test ! -e /dev/vdb")[1] == 0, "the volume of cloud-init is still there"
