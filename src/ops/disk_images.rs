@@ -5,7 +5,6 @@ use std::fs::File;
 use jiff::Timestamp;
 
 use super::{Error, Host, images};
-use crate::image::blobs::BlobStore;
 use crate::image::cloud::{self, CloudError, CloudOptions, CloudUrl, Known, Pulled, ReadyDisk};
 use crate::image::import::Input;
 use crate::image::progress::Progress;
@@ -28,7 +27,7 @@ pub fn pull(
     let name = url.to_string();
     let before = host.database()?.read(|tx| records::get(tx, &name))?;
     let known = before.as_ref().and_then(known);
-    let store = store(host)?;
+    let store = images::blobs(host)?;
     let pulled = cloud::pull(url, known.as_ref(), options, &store, progress).map_err(Box::new)?;
     match (pulled, before) {
         (Pulled::Ready(disk), _) => images::record_image(host, record_of(name, disk)),
@@ -52,7 +51,7 @@ pub(super) fn import(
     options: &CloudOptions,
     progress: &dyn Progress,
 ) -> Result<ImageRecord, Error> {
-    let store = store(host)?;
+    let store = images::blobs(host)?;
     let what = input.to_string();
     let ready = match input {
         Input::Stream(stream) => cloud::import(&what, stream, None, options, &store, progress),
@@ -68,12 +67,6 @@ pub(super) fn import(
     };
     let ready = ready.map_err(Box::<CloudError>::new)?;
     images::record_image(host, record_of(name.to_string(), ready))
-}
-
-fn store(host: &Host) -> Result<BlobStore, Error> {
-    let layout = &host.layout;
-    let store = BlobStore::open(layout.blobs(), layout.boot(), layout.staging())?;
-    Ok(store)
 }
 
 fn known(image: &ImageRecord) -> Option<Known> {

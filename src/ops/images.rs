@@ -5,6 +5,7 @@ use rusqlite::Transaction;
 
 use super::{Error, Host};
 use crate::image::assembly::ReadyImage;
+use crate::image::blobs::BlobStore;
 use crate::image::cloud::CloudUrl;
 use crate::image::records::{
     self, Content, ImageLayer, ImageRecord, ImageRecordError, LayersContent,
@@ -15,6 +16,16 @@ use crate::store::Durability;
 use crate::sys::failpoint;
 use crate::units::{ByteSize, VmName};
 use crate::vm::records as vms;
+
+/// Where blobs are, and are made.
+pub(super) fn blobs(host: &Host) -> Result<BlobStore, Error> {
+    let layout = &host.layout;
+    Ok(BlobStore::open(
+        layout.blobs(),
+        layout.boot(),
+        layout.staging(),
+    )?)
+}
 
 /// Records an image whose layers are all there. Whoever made them so still shares the lock on references.
 pub(super) fn record(host: &Host, image: ReadyImage) -> Result<ImageRecord, Error> {

@@ -2,7 +2,6 @@
 
 use super::{Error, Host, disk_images, images};
 use crate::image::assembly::AssemblyOptions;
-use crate::image::blobs::BlobStore;
 use crate::image::cloud::CloudOptions;
 use crate::image::import::{self, Input, Kind};
 use crate::image::progress::Progress;
@@ -48,8 +47,7 @@ pub fn import(
             });
         }
     };
-    let layout = &host.layout;
-    let store = BlobStore::open(layout.blobs(), layout.boot(), layout.staging())?;
+    let store = images::blobs(host)?;
     let imported = import::import(name, input, options, &store, progress).map_err(Box::new)?;
     images::record(host, imported)
 }

@@ -1,7 +1,6 @@
 //! `image pull`: fetch and convert, then record.
 
 use super::{Error, Host, images};
-use crate::image::blobs::BlobStore;
 use crate::image::progress::Progress;
 use crate::image::pull::{self, PullOptions};
 use crate::image::records::ImageRecord;
@@ -19,8 +18,7 @@ pub fn pull(
     progress: &dyn Progress,
 ) -> Result<ImageRecord, Error> {
     let _references = ReferencesLock::share(&host.layout)?;
-    let layout = &host.layout;
-    let store = BlobStore::open(layout.blobs(), layout.boot(), layout.staging())?;
+    let store = images::blobs(host)?;
     let pulled = pull::pull(reference, options, &store, progress).map_err(Box::new)?;
     images::record(host, pulled)
 }
