@@ -245,8 +245,12 @@ fn reserve(
         create::check_blobs(host, config)?;
         let now = Timestamp::now();
         records::reserve(tx, &lock, &name, config, now)?;
-        let booted = source.had_booted().then_some(now);
-        Ok::<_, Error>(records::set_first_boot(tx, &lock, booted)?)
+        // Only a disk has a first boot that is told of.
+        if let Root::Disk(_) = config.root {
+            let booted = source.had_booted().then_some(now);
+            records::set_first_boot(tx, &lock, booted)?;
+        }
+        Ok::<_, Error>(())
     });
     match reserved {
         Ok(()) => Ok((lock, name)),

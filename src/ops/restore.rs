@@ -27,6 +27,7 @@ use crate::sys::interrupt::Interrupt;
 use crate::sys::{failpoint, kvm};
 use crate::units::{ByteSize, VmId};
 use crate::vm::VmState;
+use crate::vm::config::Root;
 use crate::vm::records::{self, VmRecord};
 
 /// A VM that runs as a snapshot has it.
@@ -103,7 +104,10 @@ pub fn restore(
     host.database()?.write(Durability::Full, |tx| {
         let now = Timestamp::now();
         records::set_config(tx, &lock, &config, now)?;
-        records::set_first_boot(tx, &lock, source.had_booted().then_some(now))
+        match config.root {
+            Root::Layers(_) => Ok(()),
+            Root::Disk(_) => records::set_first_boot(tx, &lock, source.had_booted().then_some(now)),
+        }
     })?;
     failpoint::reach("restore: sizes recorded");
     Ok(Restored {
