@@ -90,6 +90,38 @@ fn kill_at_every_step(counter: &Counter, verb: &Verb<'_>) {
     }
 }
 
+/// Kills a `vm run` of the VM `other` at each of its steps.
+fn kill_a_run(counter: &Counter, run: &[&str]) {
+    kill_at_every_step(
+        counter,
+        &Verb {
+            args: run,
+            before: &nothing,
+            is_done: &|| counter.has("vm", "other"),
+            done_at: "create: VM complete",
+            // One that was created before the kill is a VM as any.
+            after: &|| {
+                counter.ok(&["vm", "start", "other"]);
+                counter.runs_and_goes("other");
+            },
+        },
+    );
+}
+
+/// Kills a `vm clone` of the snapshot `moment` at each of its steps.
+fn kill_a_clone(counter: &Counter) {
+    kill_at_every_step(
+        counter,
+        &Verb {
+            args: &["vm", "clone", "--name", "other", "moment"],
+            before: &nothing,
+            is_done: &|| counter.has("vm", "other"),
+            done_at: "clone: VM complete",
+            after: &|| counter.runs_and_goes("other"),
+        },
+    );
+}
+
 /// Nothing that needs to be done.
 fn nothing() {}
 
@@ -132,16 +164,7 @@ fn root_a_clone_may_be_killed_at_every_step() {
         return;
     };
     counter.ok(&["snapshot", "save", "--name", "moment", "counter"]);
-    kill_at_every_step(
-        &counter,
-        &Verb {
-            args: &["vm", "clone", "--name", "other", "moment"],
-            before: &nothing,
-            is_done: &|| counter.has("vm", "other"),
-            done_at: "clone: VM complete",
-            after: &|| counter.runs_and_goes("other"),
-        },
-    );
+    kill_a_clone(&counter);
 }
 
 #[test]
@@ -221,20 +244,7 @@ fn root_the_life_of_a_vm_may_be_killed_at_every_step() {
     };
     let run = [&["vm", "run", "--name", "other", "--nics", "0"], &SHAPE[..]].concat();
     let run = [&run[..], &["counter"]].concat();
-    kill_at_every_step(
-        &counter,
-        &Verb {
-            args: &run,
-            before: &nothing,
-            is_done: &|| counter.has("vm", "other"),
-            done_at: "create: VM complete",
-            // One that was created before the kill is a VM as any.
-            after: &|| {
-                counter.ok(&["vm", "start", "other"]);
-                counter.runs_and_goes("other");
-            },
-        },
-    );
+    kill_a_run(&counter, &run);
     counter.ok(&run);
     kill_at_every_step(
         &counter,

@@ -1,6 +1,6 @@
 //! Disk images, and VMs of them.
 
-use super::{Verb, kill_at_every_step, nothing};
+use super::{Verb, kill_a_clone, kill_a_run, kill_at_every_step, nothing};
 use crate::support::counter::Counter;
 use crate::support::disk_image::{RUN, disk_image, served};
 
@@ -44,31 +44,9 @@ fn root_a_vm_of_a_disk_may_be_killed_at_every_step() {
     };
     counter.ok(&["image", "import", "disk", disk.to_str().unwrap()]);
     let run = [&RUN[..], &["--name", "other", "disk"]].concat();
-    kill_at_every_step(
-        &counter,
-        &Verb {
-            args: &run,
-            before: &nothing,
-            is_done: &|| counter.has("vm", "other"),
-            done_at: "create: VM complete",
-            // One that was created before the kill is a VM as any.
-            after: &|| {
-                counter.ok(&["vm", "start", "other"]);
-                counter.runs_and_goes("other");
-            },
-        },
-    );
+    kill_a_run(&counter, &run);
     counter.ok(&run);
     counter.ok(&["snapshot", "save", "--name", "moment", "other"]);
     counter.ok(&["vm", "rm", "--force", "other"]);
-    kill_at_every_step(
-        &counter,
-        &Verb {
-            args: &["vm", "clone", "--name", "other", "moment"],
-            before: &nothing,
-            is_done: &|| counter.has("vm", "other"),
-            done_at: "clone: VM complete",
-            after: &|| counter.runs_and_goes("other"),
-        },
-    );
+    kill_a_clone(&counter);
 }
