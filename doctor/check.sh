@@ -34,6 +34,7 @@ readonly gib=$((1 << 30))
 pins() {
     cat <<'EOF'
 firmware x86_64 dc2fc8f0e43b96712d9fccc52a3a590769606412b3e1bc911d217addd3bef624 https://github.com/cloud-hypervisor/edk2/releases/download/ch-97eeb7b09/CLOUDHV.fd
+small-firmware x86_64 4a0a1e977368f6b15d2198a216bdedf9a350bf5e5ae07e29e695373ec16ad958 https://github.com/cloud-hypervisor/rust-hypervisor-firmware/releases/download/0.5.0/hypervisor-fw
 cni-plugins x86_64 b98f74a0f8522f0a83867178729c1aa70f2158f90c45a2ca8fa791db1c76b303 https://github.com/containernetworking/plugins/releases/download/v1.9.1/cni-plugins-linux-amd64-v1.9.1.tgz
 cni-plugins aarch64 56171987d3947707c3563db2f4001bccaf50fd63468611b9f3cbecb1375ee7ec https://github.com/containernetworking/plugins/releases/download/v1.9.1/cni-plugins-linux-arm64-v1.9.1.tgz
 EOF
@@ -715,16 +716,17 @@ sweep() { mkdir -p "$1" && rm -rf "$1"/.tmp-cocoon-*; }
 
 kept() { note "kept $1, which is another; remove it to have it replaced"; }
 
+# install_firmware FILE URL DIGEST
 install_firmware() {
-    local url=$1 digest=$2
-    sweep "$(dirname "$firmware")"
-    if [ -e "$firmware" ]; then
-        sha256sum "$firmware" | grep -q "^$digest " || kept "$firmware"
+    local file=$1 url=$2 digest=$3
+    sweep "$(dirname "$file")"
+    if [ -e "$file" ]; then
+        sha256sum "$file" | grep -q "^$digest " || kept "$file"
         return
     fi
-    temp=$(mktemp "$(dirname "$firmware")/.tmp-cocoon-XXXXXX") || return
-    if fetch "$url" "$digest" "$temp" && chmod 644 "$temp" && sync "$temp" && mv "$temp" "$firmware"; then
-        fixed firmware "installed $firmware"
+    temp=$(mktemp "$(dirname "$file")/.tmp-cocoon-XXXXXX") || return
+    if fetch "$url" "$digest" "$temp" && chmod 644 "$temp" && sync "$temp" && mv "$temp" "$file"; then
+        fixed firmware "installed $file"
     fi
     rm -f "$temp"
 }
@@ -756,7 +758,8 @@ install_all() {
     while read -r what machine digest url; do
         [ "$machine" = "$(uname -m)" ] || continue
         case $what in
-        firmware) install_firmware "$url" "$digest" ;;
+        firmware) install_firmware "$firmware" "$url" "$digest" ;;
+        small-firmware) install_firmware "$root_dir/firmware/hypervisor-fw" "$url" "$digest" ;;
         cni-plugins) install_plugins "$url" "$digest" ;;
         esac
     done < <(listed)

@@ -127,6 +127,9 @@ pub struct Hello {
     pub boot_id: String,
     /// The guest's name.
     pub hostname: String,
+    /// cloud-init has done all that it does at this boot. Of a guest without it, nobody says so.
+    #[serde(default)]
+    pub cloud_init_done: bool,
 }
 
 /// Who the guest is from now on. What is absent stays as it is.

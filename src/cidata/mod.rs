@@ -4,7 +4,7 @@
 //! CIDATA                FAT12, 1 MiB, read-only for the guest
 //! ├── meta-data         {"instance-id": …, "local-hostname": …}
 //! ├── user-data         #cloud-config
-//! │                     {"warnings", "chpasswd" …, "write_files": 15-cocoon-id<i>.network …}
+//! │                     {"warnings", "bootcmd", "chpasswd" …, "write_files": 15-cocoon-id<i>.network …}
 //! └── network-config    {"version": 2, "ethernets": {"id<i>": …}}
 //! ```
 //!
@@ -42,6 +42,8 @@ pub struct Cidata<'a> {
     pub instance_id: &'a str,
     /// What it is called.
     pub hostname: &'a VmName,
+    /// Its disk is another's, and so is the machine id on it: it makes one of its own.
+    pub is_copy: bool,
     /// root's password; without one, root has what the image gave it.
     pub root_password: Option<&'a PasswordHash>,
     /// Name servers, those to ask first in front; of every NIC.

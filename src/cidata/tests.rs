@@ -80,6 +80,7 @@ fn without_nics_a_guest_is_told_its_name_and_nothing_of_networks() {
     let cidata = Cidata {
         instance_id: ID,
         hostname: &name("web-1"),
+        is_copy: false,
         root_password: None,
         dns: &servers(),
         nics: &[],
@@ -103,10 +104,29 @@ fn without_nics_a_guest_is_told_its_name_and_nothing_of_networks() {
 }
 
 #[test]
+fn a_copy_makes_a_machine_id_of_its_own_once() {
+    let cidata = Cidata {
+        instance_id: ID,
+        hostname: &name("web-1"),
+        is_copy: true,
+        root_password: None,
+        dns: &[],
+        nics: &[],
+    };
+    let user = user_data(&cidata);
+    let command = &user["bootcmd"][0];
+    assert_eq!(
+        (&command[0], &command[1]),
+        (&json!("cloud-init-per"), &json!("instance"))
+    );
+}
+
+#[test]
 fn one_nic_is_told_in_both_forms() {
     let cidata = Cidata {
         instance_id: ID,
         hostname: &name("web-1"),
+        is_copy: false,
         root_password: Some(&password()),
         dns: &servers()[..2],
         nics: &all_kinds()[..1],
@@ -179,6 +199,7 @@ fn of_several_nics_no_two_default_routes_are_equal_and_the_first_leads() {
     let cidata = Cidata {
         instance_id: ID,
         hostname: &name("web-1"),
+        is_copy: false,
         root_password: None,
         dns: &servers()[..1],
         nics: &all_kinds(),
@@ -247,6 +268,7 @@ fn nics_that_all_ask_by_dhcp_are_all_configured() {
     let cidata = Cidata {
         instance_id: ID,
         hostname: &name("web-1"),
+        is_copy: false,
         root_password: None,
         dns: &[],
         nics: &[nic(1, None), nic(2, None)],
@@ -263,6 +285,7 @@ fn a_name_with_dots_is_not_cut_at_the_first() {
         let cidata = Cidata {
             instance_id: ID,
             hostname: &hostname,
+            is_copy: false,
             root_password: None,
             dns: &[],
             nics: &[],
@@ -280,6 +303,7 @@ fn the_volume_is_a_fat12_called_cidata_whose_number_is_of_the_instance() {
         let cidata = Cidata {
             instance_id,
             hostname: &hostname,
+            is_copy: false,
             root_password: Some(&password()),
             dns: &servers(),
             nics: &all_kinds(),
@@ -308,6 +332,7 @@ fn a_thousand_nics_fit_and_what_does_not_is_refused() {
         let cidata = Cidata {
             instance_id: ID,
             hostname: &name("web-1"),
+            is_copy: false,
             root_password: None,
             dns: &servers()[..2],
             nics,
@@ -351,6 +376,7 @@ proptest! {
         let cidata = Cidata {
             instance_id: &instance_id,
             hostname: &hostname,
+            is_copy: false,
             root_password: None,
             dns: &dns,
             nics: &nics,

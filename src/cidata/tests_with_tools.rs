@@ -46,6 +46,7 @@ fn volume() -> (TempDir, PathBuf, Vec<(&'static str, String)>) {
     let cidata = Cidata {
         instance_id: ID,
         hostname: &name("web-1"),
+        is_copy: false,
         root_password: Some(&password()),
         dns: &servers(),
         nics: &all_kinds(),
@@ -146,6 +147,7 @@ fn names_that_yaml_takes_for_something_else_stay_names() {
             // In YAML 1.1, unquoted, a number in octal.
             instance_id: "0000000000000123",
             hostname: &name(text),
+            is_copy: false,
             root_password: None,
             dns: &[],
             nics: &[],

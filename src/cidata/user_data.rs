@@ -1,4 +1,4 @@
-//! `user-data`: what cloud-init is to do besides: root's password, and files for networkd.
+//! `user-data`: what cloud-init is to do besides: a copy's machine id, root's password, and files for networkd.
 //!
 //! ```text
 //! /etc/systemd/network/10-netplan-id<i>.network    what netplan makes of network-config
@@ -18,11 +18,24 @@ use crate::units::VmName;
 /// How cloud-init knows what the file is.
 const HEADER: &str = "#cloud-config\n";
 
+/// cloud-init gives an instance a name and keys of sshd by itself, but no machine id (machine-id(5)). What it runs so
+/// early it would run at each boot, but for its own `cloud-init-per`.
+const NEW_MACHINE_ID: &[&[&str]] = &[&[
+    "cloud-init-per",
+    "instance",
+    "cocoon-machine-id",
+    "sh",
+    "-c",
+    "rm -f /etc/machine-id /var/lib/dbus/machine-id; systemd-machine-id-setup",
+]];
+
 #[derive(Serialize)]
 struct UserData<'a> {
     warnings: Warnings,
     #[serde(skip_serializing_if = "Option::is_none")]
     prefer_fqdn_over_hostname: Option<bool>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    bootcmd: &'static [&'static [&'static str]],
     #[serde(flatten)]
     root: Option<RootLogin<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -75,6 +88,7 @@ pub(super) fn text(cidata: &Cidata<'_>, nics: &[Settings<'_>]) -> Result<String,
             dsid_missing_source: false,
         },
         prefer_fqdn_over_hostname: is_cut_at_a_dot(cidata.hostname).then_some(true),
+        bootcmd: if cidata.is_copy { NEW_MACHINE_ID } else { &[] },
         root: cidata.root_password.map(|hash| root_login(hash.as_str())),
         write_files: nics.iter().map(networkd_file).collect(),
     };

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::bus::lock;
 use crate::units::ByteSize;
-use crate::vm::spec::{Boot, Cpus, Memory, VmSpec};
+use crate::vm::spec::{Boot, Cpus, Memory, OnReset, VmSpec};
 
 /// More than a tick takes on the poorest KVM, in seconds.
 const SOON_S: i64 = 60;
@@ -60,6 +60,7 @@ impl Payload {
             disks: vec![],
             nics: vec![],
             saved: None,
+            on_reset: OnReset::default(),
             vsock: None,
             ..serde_json::from_str(golden).unwrap()
         };

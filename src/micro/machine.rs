@@ -31,7 +31,7 @@ use super::error::{Error, chain};
 use super::notice::{Notice, Notices};
 use super::vm::Vm;
 use crate::sys::thread::STACK_BYTES;
-use crate::vm::spec::{Memory, VmSpec};
+use crate::vm::spec::{Memory, OnReset, VmSpec};
 use crate::vmm::Machine;
 use crate::vmm::engine::{EngineError, Event, RestoredMemory, StopReason};
 
@@ -251,6 +251,9 @@ impl Life {
         let mut patience = None;
         loop {
             match self.next(patience) {
+                Some(Notice::Reset) if self.shared.spec.on_reset == OnReset::End => {
+                    return StopReason::GuestReset;
+                }
                 Some(Notice::Reset) => {
                     patience = None;
                     match self.reboot() {

@@ -138,7 +138,7 @@ impl Source {
             config: of.config,
             layout: of.layout.clone(),
             // A disk that is gone since, or was not yet, cannot come or go with a restore.
-            first_booted: self.had_booted(),
+            cidata: self.has_cidata(),
         };
         let mut spec = specify::specify(host, of, network, saved.memory.hugepages);
         (spec.cpus, spec.memory) = grow::plugged(saved.cpus, saved.memory, of.config);
@@ -150,12 +150,16 @@ impl Source {
         spec
     }
 
-    /// Whether the saved guest had booted once, to the end: it has no volume of cloud-init any more.
+    /// Whether the saved guest has the volume of cloud-init among its disks.
+    fn has_cidata(&self) -> bool {
+        let mut disks = self.manifest.spec.disks.iter();
+        disks.any(|disk| disk.serial == cmdline::CIDATA_SERIAL)
+    }
+
+    /// Whether the saved guest had booted once, to the end, as the VM that it was.
     pub(super) fn had_booted(&self) -> bool {
-        let disks = &self.manifest.spec.disks;
-        disks
-            .iter()
-            .all(|disk| disk.serial != cmdline::CIDATA_SERIAL)
+        let noted = self.manifest.first_booted;
+        noted.unwrap_or_else(|| !self.has_cidata())
     }
 
     /// Queue pairs of each NIC that was saved.
@@ -204,7 +208,7 @@ pub fn clone(host: &Host, request: &Request, interrupt: &Interrupt) -> Result<Cl
     let config = sizes.of_another(current);
     let conflist = create::find_conflist(host, config.nics)?;
     let _references = ReferencesLock::share(&host.layout)?;
-    let (lock, name) = reserve(host, request, &source, &config)?;
+    let (lock, name) = reserve(host, request, &config)?;
     let reserved = Reserved {
         lock,
         config,
@@ -214,7 +218,11 @@ pub fn clone(host: &Host, request: &Request, interrupt: &Interrupt) -> Result<Cl
     let mut undo = Undo::default();
     let new = (&reserved, &name, request.require_identity);
     let made = bring_to_life(host, &source, new, &mut undo, interrupt);
-    match made.and_then(|introduced| complete(host, &reserved.lock).map(|()| introduced)) {
+    let made = made.and_then(|introduced| {
+        complete(host, &reserved, has_its_own_life(&source, &introduced))?;
+        Ok(introduced)
+    });
+    match made {
         Ok(introduced) => {
             undo.commit();
             Ok(Cloned {
@@ -231,25 +239,14 @@ pub fn clone(host: &Host, request: &Request, interrupt: &Interrupt) -> Result<Cl
     }
 }
 
-fn reserve(
-    host: &Host,
-    request: &Request,
-    source: &Source,
-    config: &VmConfig,
-) -> Result<(VmLock, VmName), Error> {
+fn reserve(host: &Host, request: &Request, config: &VmConfig) -> Result<(VmLock, VmName), Error> {
     let lock = VmLock::wait(&host.layout, VmId::random().map_err(Error::Random)?)?;
     failpoint::reach("clone: VM's lock made");
     let default = || VmName::from_text(&format!("cocoon-clone-{}", lock.id()), 0);
     let name = request.name.clone().unwrap_or_else(default);
     let reserved = host.database()?.write(Durability::Full, |tx| {
         create::check_blobs(host, config)?;
-        let now = Timestamp::now();
-        records::reserve(tx, &lock, &name, config, now)?;
-        // Only a disk has a first boot that is told of.
-        if let Root::Disk(_) = config.root {
-            let booted = source.had_booted().then_some(now);
-            records::set_first_boot(tx, &lock, booted)?;
-        }
+        records::reserve(tx, &lock, &name, config, Timestamp::now())?;
         Ok::<_, Error>(())
     });
     match reserved {
@@ -261,10 +258,21 @@ fn reserve(
     }
 }
 
+/// Whether cloud-init has nothing to do in the clone when it boots: its agent did that, or else it goes on as
+/// another until then.
+fn has_its_own_life(source: &Source, introduced: &Introduced) -> bool {
+    source.had_booted() && *introduced != Introduced::NoAgent
+}
+
 /// The clone is a VM as any.
-fn complete(host: &Host, lock: &VmLock) -> Result<(), Error> {
+fn complete(host: &Host, vm: &Reserved, first_booted: bool) -> Result<(), Error> {
     host.database()?.write(Durability::Full, |tx| {
-        records::complete(tx, lock, Timestamp::now())
+        let now = Timestamp::now();
+        // Only a disk has a first boot that is told of.
+        if first_booted && matches!(vm.config.root, Root::Disk(_)) {
+            records::set_first_boot(tx, &vm.lock, Some(now))?;
+        }
+        records::complete(tx, &vm.lock, now)
     })?;
     failpoint::reach("clone: VM complete");
     Ok(())
@@ -294,7 +302,7 @@ fn bring_to_life<'a>(
         failpoint::reach("clone: network closed");
     }
     if let Root::Disk(_) = &vm.config.root {
-        first_boot::write_cidata(host, (id, name, &vm.config), network.as_ref())?;
+        first_boot::write_cidata(host, (id, name, &vm.config), network.as_ref(), true)?;
         failpoint::reach("clone: volume of cloud-init made");
     }
     let of = specify::Of {
@@ -302,7 +310,7 @@ fn bring_to_life<'a>(
         name,
         config: &vm.config,
         layout,
-        first_booted: source.had_booted(),
+        cidata: source.has_cidata(),
     };
     let spec = source.specify(host, &of, network.as_ref());
     host.engine(Some(vm.config.engine))?.check(&spec)?;

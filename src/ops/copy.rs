@@ -7,7 +7,7 @@ use std::time::Duration;
 use cocoon_agent::protocol::Copied;
 
 use super::exec::{agent, failed};
-use super::{Error, Host};
+use super::{Error, Host, first_boot};
 use crate::sys::interrupt::Interrupt;
 use crate::units::VmId;
 
@@ -42,7 +42,7 @@ pub fn copy(
     patience: Duration,
     interrupt: &Interrupt,
 ) -> Result<Copied, Error> {
-    let (name, agent) = agent(host, id, interrupt.as_fd())?;
+    let (vm, agent) = agent(host, id, interrupt.as_fd())?;
     let copied = match copy {
         Copy::Into { from, to } => {
             let own = own_name(&from.to_string_lossy());
@@ -53,7 +53,9 @@ pub fn copy(
             agent.get(absolute(&from), &to, own.as_deref(), patience)
         }
     };
-    copied.map_err(|source| failed(name, source))
+    let copied = copied.map_err(|source| failed(vm.name.clone(), source))?;
+    first_boot::ask(host, &vm, &agent);
+    Ok(copied)
 }
 
 /// In the guest paths begin at its root, as `docker cp` has it.

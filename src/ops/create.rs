@@ -373,7 +373,7 @@ fn check_engine(host: &Host, vm: &Reserved) -> Result<(), Error> {
         name: &observed.record.name,
         config: &vm.config,
         layout: host.layout.vm(id),
-        first_booted: false,
+        cidata: true,
     };
     let spec = specify::specify(host, &of, observed.network.as_ref(), false);
     Ok(host.engine(Some(vm.config.engine))?.check(&spec)?)

@@ -154,7 +154,7 @@ fn specified(
         config,
         layout: VmLayout::alone(folder),
         // What cloud-init would read is of a VM that cocoon makes.
-        first_booted: true,
+        cidata: false,
     };
     let free = ByteSize::from_bytes(hugepages::free_bytes());
     let hugepages = start::decide_hugepages(config, free)?;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use cocoon_agent::protocol::Exec;
 
-use super::{Error, Host, list};
+use super::{Error, Host, first_boot, list};
 use crate::agent::{Agent, AgentError, ExecEnd, Session};
 use crate::units::{VmId, VmName};
-use crate::vm::VmState;
+use crate::vm::{VmRecord, VmState};
 
 /// Runs a command in a VM, and returns how it ended. An agent that does not listen yet is waited for.
 ///
@@ -21,26 +21,26 @@ pub fn exec(
     session: &Session<'_>,
     patience: Duration,
 ) -> Result<ExecEnd, Error> {
-    let (name, agent) = agent(host, id, session.stop)?;
-    agent
+    let (vm, agent) = agent(host, id, session.stop)?;
+    let end = agent
         .exec(command, session, patience)
-        .map_err(|source| failed(name, source))
+        .map_err(|source| failed(vm.name.clone(), source))?;
+    first_boot::ask(host, &vm, &agent);
+    Ok(end)
 }
 
-/// The agent of a VM that runs.
+/// A VM that runs, and its agent.
 pub(super) fn agent<'a>(
     host: &Host,
     id: VmId,
     stop: BorrowedFd<'a>,
-) -> Result<(VmName, Agent<'a>), Error> {
+) -> Result<(VmRecord, Agent<'a>), Error> {
     let vm = list::get(host, id)?.record;
     if vm.state != VmState::Running {
         return Err(Error::NotRunning(vm.name));
     }
-    Ok((
-        vm.name,
-        Agent::new(&host.layout.vm(id).vsock_socket(), stop),
-    ))
+    let agent = Agent::new(&host.layout.vm(id).vsock_socket(), stop);
+    Ok((vm, agent))
 }
 
 pub(super) fn failed(name: VmName, source: AgentError) -> Error {

@@ -90,9 +90,24 @@ fn disks(host: &Host, layout: &VmLayout, record: &VmRecord) -> Vec<Value> {
         }
         Root::Disk(_) => {
             let cidata = || disk(layout.cidata(), true, cmdline::CIDATA_SERIAL);
-            let once = record.first_booted_at.is_none().then(cidata);
+            let once = has_cidata(layout, record).then(cidata);
             [own].into_iter().chain(once).collect()
         }
+    }
+}
+
+/// Whether the volume of cloud-init is attached, or would be if the VM were started.
+fn has_cidata(layout: &VmLayout, record: &VmRecord) -> bool {
+    let spec = record
+        .state
+        .is_alive()
+        .then(|| vm_process::read_spec(&layout.spec()));
+    match spec {
+        Some(Ok(spec)) => spec
+            .disks
+            .iter()
+            .any(|disk| disk.serial == cmdline::CIDATA_SERIAL),
+        _ => record.first_booted_at.is_none(),
     }
 }
 

@@ -75,7 +75,7 @@ pub fn restore(
         name: &vm.record.name,
         config: &config,
         layout: host.layout.vm(id),
-        first_booted: vm.record.first_booted_at.is_some(),
+        cidata: vm.record.first_booted_at.is_none(),
     };
     let spec = source.specify(host, &of, vm.network.as_ref());
     host.engine(Some(vm.record.config.engine))?.check(&spec)?;

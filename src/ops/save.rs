@@ -105,6 +105,7 @@ fn begin_manifest(
         engine_version: host.engine(Some(spec.engine))?.version(),
         cpu,
         agent,
+        first_booted: Some(vm.first_booted_at.is_some()),
         config: vm.config,
         disks: writable.map(saved_disk).collect(),
         files: Vec::new(),

@@ -11,7 +11,8 @@ use crate::vm::VmConfig;
 use crate::vm::cmdline::{self, InterfaceAddress};
 use crate::vm::config::Root;
 use crate::vm::spec::{
-    self, Boot, Console, Cpus, Disk, DiskFormat, MEMORY_BLOCK, Memory, Nic, Paths, VmSpec, Vsock,
+    self, Boot, Console, Cpus, Disk, DiskFormat, MEMORY_BLOCK, Memory, Nic, OnReset, Paths, VmSpec,
+    Vsock,
 };
 
 /// A VM may grow to as many processors as the host has, but to no more than this: a guest boots with
@@ -38,8 +39,8 @@ pub(super) struct Of<'a> {
     pub(super) name: &'a VmName,
     pub(super) config: &'a VmConfig,
     pub(super) layout: VmLayout,
-    /// Its guest has booted once, to the end: cloud-init is not asked again.
-    pub(super) first_booted: bool,
+    /// cloud-init in its guest is told who it is: it has not booted to the end once. Only of a disk.
+    pub(super) cidata: bool,
 }
 
 /// Everything that the engine needs to know.
@@ -73,6 +74,7 @@ pub(super) fn specify(
         },
         boot: boot(host, vm, network),
         saved: None,
+        on_reset: OnReset::default(),
         disks: disks(host, vm),
         nics: network.map(nics).unwrap_or_default(),
         netns: network.map(|network| network.netns.clone()),
@@ -163,12 +165,25 @@ fn disks(host: &Host, vm: &Of<'_>) -> Vec<Disk> {
             layers.chain([own]).collect()
         }
         Root::Disk(_) => {
-            let cidata = raw(vm.layout.cidata(), true, cmdline::CIDATA_SERIAL.to_owned());
-            [own]
-                .into_iter()
-                .chain((!vm.first_booted).then_some(cidata))
-                .collect()
+            let cidata = vm.cidata.then(|| cidata(&vm.layout, queues));
+            [own].into_iter().chain(cidata).collect()
         }
+    }
+}
+
+/// The volume of cloud-init of the VM that has this disk for its own.
+pub(super) fn cidata_beside(own: &Disk) -> Option<Disk> {
+    let layout = VmLayout::alone(own.path.parent()?);
+    Some(cidata(&layout, own.queues))
+}
+
+fn cidata(layout: &VmLayout, queues: u16) -> Disk {
+    Disk {
+        path: layout.cidata(),
+        readonly: true,
+        format: DiskFormat::Raw,
+        serial: cmdline::CIDATA_SERIAL.to_owned(),
+        queues,
     }
 }
 

@@ -75,7 +75,7 @@ pub fn start_locked(host: &Host, lock: &VmLock, interrupt: &Interrupt) -> Result
         name: &vm.record.name,
         config: &vm.record.config,
         layout: host.layout.vm(lock.id()),
-        first_booted: vm.record.first_booted_at.is_some(),
+        cidata: vm.record.first_booted_at.is_none(),
     };
     failpoint::reach("start: network ready");
     let spec = specify::specify(host, &of, network.as_ref(), hugepages);

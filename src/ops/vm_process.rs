@@ -39,7 +39,7 @@ use crate::sys::failpoint;
 use crate::sys::flock::FileLock;
 use crate::sys::{netns, parent};
 use crate::units::{ByteSize, EngineName, RunId};
-use crate::vm::spec::{self, Boot, VmSpec};
+use crate::vm::spec::{self, Boot, OnReset, VmSpec};
 use crate::vm::{cmdline, records};
 use crate::vmm::engine::{EngineError, Event, StopReason};
 use crate::vmm::protocol::Report;
@@ -252,6 +252,9 @@ fn bring_up(
     remove_socket_of_a_killed_run(&spec);
     // By hand, it resets as an engine does it.
     let boots_anew = run.is_some() && anew::concerns(&spec);
+    if boots_anew {
+        spec.on_reset = OnReset::End;
+    }
     if let Boot::Installed { folder } = &spec.boot {
         spec.boot = match (&spec.saved, spec.disks.first()) {
             (None, Some(disk)) => installed_kernel::take_out(disk, folder)?,
@@ -396,15 +399,10 @@ impl Running {
 
     fn follow(&self) -> End {
         let events = self.machine.events();
-        let mut was_reset = false;
         for event in events.iter().flatten() {
             match event {
-                Event::Rebooted if self.boots_anew => {
-                    was_reset = true;
-                    self.cut_short();
-                }
                 Event::Rebooted => self.reopen_console(),
-                Event::Stopped(_) if was_reset => return End::Reset,
+                Event::Stopped(StopReason::GuestReset) => return End::Reset,
                 Event::Stopped(StopReason::GuestPowerOff) => {
                     self.note_first_boot();
                     return End::Stopped(if self.asked.load(Ordering::Relaxed) {
@@ -419,16 +417,11 @@ impl Running {
         End::Stopped(StopReason::EngineFailure)
     }
 
-    /// The engine has begun to boot the guest from what it was given for the boot before. It has hardly begun.
-    fn cut_short(&self) {
-        if let Err(error) = self.machine.power_off() {
-            tracing::error!(error = %chain(&error).join(": "), "the VM cannot be booted anew");
-        }
-    }
-
-    /// A guest that ends or resets itself in order has booted: cloud-init has done its work.
+    /// A guest that ends or resets itself in order has booted: cloud-init has done its work. Not of one that was
+    /// booted elsewhere or before, as whom nobody here knows.
     fn note_first_boot(&self) {
-        let Some(run) = self.run.filter(|_| self.boots_anew) else {
+        let booted_here = self.boots_anew && self.spec.saved.is_none();
+        let Some(run) = self.run.filter(|_| booted_here) else {
             return;
         };
         let (id, now) = (self.spec.id, Timestamp::now());
@@ -442,11 +435,26 @@ impl Running {
         }
     }
 
+    /// Whether cloud-init is to be told who the guest is when it boots next; as good as not, if that is not known.
+    fn wants_cidata(&self) -> bool {
+        let record = Database::open(&self.spec.paths.root_dir)
+            .and_then(|mut db| db.read(|tx| records::get(tx, self.spec.id)));
+        match record {
+            Ok(record) => record.is_some_and(|vm| vm.first_booted_at.is_none()),
+            Err(error) => {
+                tracing::error!(error = %chain(&error).join(": "), "the guest's first boot is not known");
+                false
+            }
+        }
+    }
+
     /// Gives this process to another one, which boots what is on the VM's disk now. Returns only if that fails.
     fn boot_anew(&self, path: &Path) {
         let Some(run) = self.run else { return };
         self.note_first_boot();
-        let error = anew::execute(path, run, &self.alive);
+        let cidata = self.wants_cidata();
+        tracing::info!(cidata, "it boots anew");
+        let error = anew::execute(path, run, &self.alive, cidata);
         tracing::error!(error = %chain(&error).join(": "), "the VM cannot be booted anew");
     }
 
@@ -476,6 +484,7 @@ impl Running {
 fn sentence(reason: StopReason) -> &'static str {
     match reason {
         StopReason::GuestPowerOff => "the guest powered off",
+        StopReason::GuestReset => "the guest has reset itself",
         StopReason::GuestPanic => "the guest's kernel panicked",
         StopReason::Stopped => "stopped by cocoon",
         StopReason::DeviceFault => "a device could not go on: see cocoon vm logs --vmm",

@@ -67,6 +67,10 @@ pub struct Manifest {
     /// Whether an agent answered in the guest right before; of a paused guest nobody knows.
     #[serde(default)]
     pub agent: Option<bool>,
+    /// Whether the guest had booted once, to the end, as the VM that it was; what the snapshot's writer did not say,
+    /// its disks do.
+    #[serde(default)]
+    pub first_booted: Option<bool>,
     /// The VM's configuration: image, layers, sizes.
     pub config: VmConfig,
     /// What the VM process was running: processors, disks, NICs, sockets.

@@ -114,6 +114,11 @@ impl Layout {
         self.boot().join(layer.hex()).join("initrd.img")
     }
 
+    /// `<root>/firmware/hypervisor-fw`
+    pub fn small_firmware(&self) -> PathBuf {
+        self.root.join("firmware/hypervisor-fw")
+    }
+
     /// `<root>/firmware/installed.json`
     pub fn installed_files(&self) -> PathBuf {
         self.root.join("firmware/installed.json")

@@ -280,7 +280,21 @@ pub fn report_paused(
     .map_err(statement("record that a VM is paused"))
 }
 
-/// Says, as the VM process of `run`, that the guest has booted for the first time, to the end.
+/// The run that began last.
+///
+/// # Errors
+/// The database failed.
+pub fn run_of(tx: &Transaction<'_>, id: VmId) -> Result<Option<RunId>, DatabaseError> {
+    let (action, query) = (
+        "read a VM's run",
+        "SELECT run FROM vms WHERE id = ?1 AND run IS NOT NULL",
+    );
+    rows::first(tx, action, (query, [id.to_string()]), |row| {
+        parse("run", rows::text(row, 0, action)?)
+    })
+}
+
+/// Says, of this `run`, that the guest has booted for the first time, to the end.
 ///
 /// # Errors
 /// The database failed.

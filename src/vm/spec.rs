@@ -47,6 +47,9 @@ pub struct VmSpec {
     /// The folder of a saved VM that is brought to life instead; a reset of the guest boots `boot`.
     #[serde(default)]
     pub saved: Option<PathBuf>,
+    /// What becomes of the VM when its guest resets itself.
+    #[serde(default)]
+    pub on_reset: OnReset,
     /// Disks in the order in which the guest sees them.
     pub disks: Vec<Disk>,
     /// Network interfaces; the guest calls number `i` `eth<i>`.
@@ -62,6 +65,17 @@ pub struct VmSpec {
     pub vsock: Option<Vsock>,
     /// Where the VM process puts its sockets and logs.
     pub paths: Paths,
+}
+
+/// What becomes of a VM whose guest resets itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnReset {
+    /// It boots again what it was given to boot.
+    #[default]
+    Boot,
+    /// It is over, and told to be so for that reason: whoever runs it boots something else.
+    End,
 }
 
 /// Virtual CPUs.

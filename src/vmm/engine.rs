@@ -150,6 +150,8 @@ pub enum Event {
 pub enum StopReason {
     /// The guest powered itself off.
     GuestPowerOff,
+    /// The guest reset itself, and was not to boot again ([`OnReset::End`](crate::vm::spec::OnReset)).
+    GuestReset,
     /// The guest's kernel panicked.
     GuestPanic,
     /// cocoon ended it: `vm stop`, or a signal to the VM process.

@@ -85,6 +85,42 @@ fn root_a_guest_that_resets_itself_boots_what_is_on_its_disk_now() {
 }
 
 #[test]
+fn root_a_clone_that_nobody_could_tell_who_it_is_learns_it_at_its_next_boot() {
+    let Some(counter) = Counter::idle(Vec::new()) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = disk_image(folder.path(), TICKS) else {
+        return;
+    };
+    counter.ok(&["image", "import", "disk", disk.to_str().unwrap()]);
+    let mut run = RUN.to_vec();
+    run.extend(["--name", "source", "disk"]);
+    counter.ok(&run);
+    let has_booted = |vm| inspect(&counter, vm)["first_booted"] == true;
+    wait_until("the source's first boot", || has_booted("source"));
+    counter.ok(&["snapshot", "save", "--name", "saved", "source"]);
+    counter.ok(&["vm", "clone", "--name", "clone", "saved"]);
+    // It resets itself as the source that it was; then it boots as itself; and that is complete with its next reset.
+    wait_until("the clone's first boot", || has_booted("clone"));
+    let clone = inspect(&counter, "clone");
+    assert_eq!(clone["storage_configs"].as_array().unwrap().len(), 1);
+    let log = std::fs::read_to_string(clone["vmm_log"].as_str().unwrap()).unwrap();
+    let boots: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("it boots anew"))
+        .map(|line| line.contains("true"))
+        .collect();
+    assert_eq!(boots[..2], [true, false], "{log}");
+    // Who goes back to what was saved of it has booted: it was saved after that.
+    counter.ok(&["vm", "restore", "source", "saved"]);
+    assert!(has_booted("source"));
+    for vm in ["source", "clone"] {
+        counter.ok(&["vm", "rm", "--force", vm]);
+    }
+}
+
+#[test]
 fn root_image_pull_of_a_url_stays_below_its_vms_their_snapshots_and_their_clones() {
     let Some(counter) = Counter::idle(Vec::new()) else {
         return;

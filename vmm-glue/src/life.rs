@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  reports          rebooting, rebooted ──────────────────────────▶ Rebooted
+//!                   rebooting, and it is not to ──────▶ end VMM ─▶ Stopped(GuestReset)
 //!                   shut down, the VMM is still there ─▶ end VMM ─▶ Stopped(GuestPowerOff)
 //!                   panicked, and no reboot in time ──▶ end VMM ─▶ Stopped(GuestPanic)
 //!  end of the VMM   someone asked (power_off, SIGTERM) ──────────▶ Stopped(Stopped)
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use cocoon::vm::spec::OnReset;
 use cocoon::vmm::engine::{Event, StopReason};
 use serde::Deserialize;
 
@@ -91,6 +93,8 @@ pub(crate) struct Life {
     pub(crate) client: Arc<Client>,
     /// Set when cocoon or a signal asked for the end.
     pub(crate) asked_to_end: Arc<AtomicBool>,
+    /// The VMM itself boots a VM again, or tries to: where it is not to, it is ended then.
+    pub(crate) on_reset: OnReset,
 }
 
 impl Life {
@@ -106,7 +110,15 @@ impl Life {
         let mut panicked: Option<Instant> = None;
         let end = loop {
             match self.next(panicked) {
-                Some(Note::Report(Report::Rebooting)) => panicked = None,
+                Some(Note::Report(Report::Rebooting)) => {
+                    panicked = None;
+                    if self.on_reset == OnReset::End {
+                        found = Some(StopReason::GuestReset);
+                    }
+                }
+                Some(Note::Report(Report::Rebooted)) if self.on_reset == OnReset::End => {
+                    self.end_vmm()
+                }
                 Some(Note::Report(Report::Rebooted)) => {
                     // As above.
                     let _ = self.events.send(Event::Rebooted);
@@ -132,8 +144,13 @@ impl Life {
                 }
             }
         };
-        if let Err(cause) = &end {
-            log::error!("the VMM failed: {}", chain(cause));
+        match &end {
+            // There may be nothing left to boot, which is why it was not to.
+            Err(cause) if found == Some(StopReason::GuestReset) => {
+                log::debug!("the VMM has ended: {}", chain(cause));
+            }
+            Err(cause) => log::error!("the VMM failed: {}", chain(cause)),
+            Ok(()) => {}
         }
         self.until_closed();
         verdict(found, self.asked_to_end.load(Ordering::SeqCst))
@@ -247,7 +264,7 @@ mod tests {
     }
 
     /// What a VM's life looks like when its VMM has already gone away.
-    fn lived(asked: bool, notes: Vec<Note>) -> Vec<Event> {
+    fn lived(asked: bool, on_reset: OnReset, notes: Vec<Note>) -> Vec<Event> {
         let (tell, told) = channel();
         for note in notes {
             tell.send(note).unwrap();
@@ -261,6 +278,7 @@ mod tests {
             events,
             client: Arc::new(Client::new(requests, EventFd::new(0).unwrap())),
             asked_to_end: Arc::new(AtomicBool::new(asked)),
+            on_reset,
         }
         .follow();
         seen.iter().collect()
@@ -276,14 +294,36 @@ mod tests {
             Note::Closed,
         ];
         let stopped = Event::Stopped(StopReason::Stopped);
-        assert_eq!(lived(true, notes), [Event::Rebooted, stopped]);
+        assert_eq!(
+            lived(true, OnReset::Boot, notes),
+            [Event::Rebooted, stopped]
+        );
+    }
+
+    #[test]
+    fn a_reset_after_which_nothing_is_to_boot_is_the_end_whether_something_did_or_not() {
+        let reset = Event::Stopped(StopReason::GuestReset);
+        let rebooting = || Note::Report(Report::Rebooting);
+        for notes in [
+            vec![
+                rebooting(),
+                Note::Report(Report::Rebooted),
+                Note::Ended(Ok(())),
+            ],
+            vec![rebooting(), Note::Ended(Err(Cause::text("no kernel")))],
+        ] {
+            assert_eq!(lived(false, OnReset::End, notes), [reset]);
+        }
     }
 
     #[test]
     fn a_failed_vmm_is_an_engine_failure_even_if_its_threads_vanish() {
         let failed = [Event::Stopped(StopReason::EngineFailure)];
         let ended = Note::Ended(Err(Cause::text("broken")));
-        assert_eq!(lived(false, vec![ended, Note::Closed]), failed);
-        assert_eq!(lived(false, vec![]), failed);
+        assert_eq!(
+            lived(false, OnReset::Boot, vec![ended, Note::Closed]),
+            failed
+        );
+        assert_eq!(lived(false, OnReset::Boot, vec![]), failed);
     }
 }

@@ -95,6 +95,7 @@ fn start(
         events,
         client: Arc::clone(&client),
         asked_to_end: Arc::clone(&asked_to_end),
+        on_reset: spec.on_reset,
     };
     threads::spawn("ch-life", move || life.follow())
         .map_err(|error| error.during("watch over the VM"))?;

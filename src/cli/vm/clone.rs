@@ -91,6 +91,9 @@ pub(in crate::cli) fn clone(host: &Host, args: &CloneArgs) -> Result<(), Failure
 fn tell_how_to_set_it_up(host: &Host, id: VmId) -> Result<(), Failure> {
     output::note("its guest has no agent, and goes on as the VM that was saved");
     let vm = ops::list::get(host, id)?;
+    if let Root::Disk(_) = vm.record.config.root {
+        output::note("once it reboots, cloud-init makes it a machine of its own; until then:");
+    }
     if let Some(network) = vm.network {
         output::note("paste this into it, for addresses of its own:");
         let devices = match vm.record.config.root {

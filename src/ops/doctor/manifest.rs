@@ -39,6 +39,8 @@ pub struct Entry {
 pub enum Install {
     /// It is the UEFI firmware.
     Firmware,
+    /// It is a smaller one, for who names it as the firmware: it lies beside.
+    SmallFirmware,
     /// It is a gzipped tar of programs.
     CniPlugins,
 }
@@ -141,7 +143,11 @@ mod tests {
     #[test]
     fn the_built_in_manifest_has_a_firmware_and_plugins_of_which_each_is_fetched_over_tls() {
         let manifest = Manifest::built_in().unwrap();
-        for install in [Install::Firmware, Install::CniPlugins] {
+        for install in [
+            Install::Firmware,
+            Install::SmallFirmware,
+            Install::CniPlugins,
+        ] {
             let mut entries = manifest.entries.iter();
             let for_x86 = |entry: &Entry| entry.arch == "x86_64" && entry.install == install;
             assert!(entries.any(for_x86), "{install:?}");

@@ -130,7 +130,7 @@ pub fn upgrade(
     require_root()?;
     let _lock = lock(config)?;
     let layout = Layout::new(&config.root_dir, &config.run_dir, &config.log_dir);
-    let record = layout.installed_files();
+    let (record, small) = (layout.installed_files(), layout.small_firmware());
     let mut upgraded = Upgraded::default();
     for entry in manifest.for_this_machine() {
         let job = Job {
@@ -141,6 +141,7 @@ pub fn upgrade(
         };
         let done = match entry.install {
             Install::Firmware => job.firmware(&config.firmware, begin, &mut upgraded),
+            Install::SmallFirmware => job.firmware(&small, begin, &mut upgraded),
             Install::CniPlugins => job.programs(&config.cni_bin_dir, begin, &mut upgraded),
         };
         upgraded.failures.extend(done.err());

@@ -69,6 +69,7 @@ pub(crate) fn spec() -> VmSpec {
         console: Console::Virtio,
         watchdog: true,
         saved: None,
+        on_reset: spec::OnReset::default(),
         vsock: Some(Vsock {
             cid: 3,
             socket: "/v".into(),
@@ -111,6 +112,7 @@ pub(crate) fn snapshot(dir: &Path) -> (SnapshotFolder, Manifest) {
         engine_version: "0.1.0".into(),
         cpu: HostCpu::of_this_host().unwrap(),
         agent: None,
+        first_booted: None,
         config: config(),
         spec: spec(),
         disks: vec![SavedDisk {

@@ -175,7 +175,10 @@ fn assert_nothing_installed(patient: &Patient) {
 fn root_files_of_the_right_digest_are_installed_once() {
     by_both(|repair| {
         let (patient, server) = (Patient::new(), good());
-        let manifest = manifest(&patient, &server, &both_files());
+        // The small firmware lies beside the other; here they are the same file.
+        let small = ("small-firmware", "/firmware", sha256(FIRMWARE));
+        let files = [both_files().as_slice(), &[small]].concat();
+        let manifest = manifest(&patient, &server, &files);
         let args = [
             "--upgrade",
             "--subnet=10.213.0.0/20",
@@ -192,8 +195,10 @@ fn root_files_of_the_right_digest_are_installed_once() {
             repaired(&output).iter().any(|name| name == "cni-plugins"),
             "{text}"
         );
-        let installed = fs::read(patient.path("root/firmware/CLOUDHV.fd")).unwrap();
-        assert!(installed == FIRMWARE);
+        for name in ["CLOUDHV.fd", "hypervisor-fw"] {
+            let installed = fs::read(patient.path("root/firmware").join(name)).unwrap();
+            assert!(installed == FIRMWARE, "{name}");
+        }
         let mut programs: Vec<_> = fs::read_dir(patient.path("bin"))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -211,7 +216,7 @@ fn root_files_of_the_right_digest_are_installed_once() {
         assert_eq!(verdict_of(&found, "cni-plugins"), "pass");
 
         let (files, fetched) = (patient.files(), server.fetched());
-        assert_eq!(fetched, 2);
+        assert_eq!(fetched, 3);
         let again = repair(&patient, &args).output().unwrap();
         assert_eq!(repaired(&again), [] as [&str; 0], "{}", stderr(&again));
         assert_eq!(server.fetched(), fetched);

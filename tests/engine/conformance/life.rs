@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cocoon::vm::spec::Boot;
+use cocoon::vm::spec::{Boot, OnReset, VmSpec};
 use cocoon::vmm::engine::{Event, StopReason};
 use rustix::process::{Signal, getpid, kill_process};
 
@@ -36,6 +36,11 @@ pub(crate) const CASES: &[Case] = &[
         name: "a_payload_that_resets_itself_counts_from_one_again",
         needs: Needs::Payload,
         body: a_payload_that_resets_itself_counts_from_one_again,
+    },
+    Case {
+        name: "a_payload_that_resets_itself_and_is_not_to_boot_again_is_over",
+        needs: Needs::Payload,
+        body: a_payload_that_resets_itself_and_is_not_to_boot_again_is_over,
     },
     Case {
         name: "a_killed_vm_process_lets_go_of_disk_and_tap",
@@ -121,6 +126,25 @@ fn a_payload_that_resets_itself_counts_from_one_again(lab: &Lab) {
         assert_eq!(vm.events.recv_timeout(SOON), Ok(Event::Rebooted));
     }
     vm.is_ended();
+}
+
+fn a_payload_that_resets_itself_and_is_not_to_boot_again_is_over(lab: &Lab) {
+    // With what it would boot, and without.
+    for is_there in [true, false] {
+        let spec = VmSpec {
+            on_reset: OnReset::End,
+            ..lab.resetting_payload(64)
+        };
+        let vm = lab.boot(spec);
+        if !is_there {
+            let Boot::Direct { kernel, .. } = &vm.spec.boot else {
+                panic!("a payload is a kernel");
+            };
+            std::fs::remove_file(kernel).expect("it was there");
+        }
+        let over = Ok(Event::Stopped(StopReason::GuestReset));
+        assert_eq!(vm.events.recv_timeout(SOON), over);
+    }
 }
 
 fn a_killed_vm_process_lets_go_of_disk_and_tap(lab: &Lab) {

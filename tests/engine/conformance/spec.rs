@@ -7,7 +7,7 @@ use std::process::Command;
 
 use cocoon::units::{ByteSize, Mac};
 use cocoon::vm::spec::{
-    Boot, Console, Cpus, Disk, DiskFormat, Memory, Nic, Paths, VERSION, VmSpec,
+    Boot, Console, Cpus, Disk, DiskFormat, Memory, Nic, OnReset, Paths, VERSION, VmSpec,
 };
 
 use super::{Lab, counter, mind_children, payload};
@@ -117,6 +117,7 @@ impl Lab {
             console: Console::Virtio,
             watchdog: false,
             saved: None,
+            on_reset: OnReset::default(),
             vsock: None,
             paths: paths(self.folder.path()),
         }
