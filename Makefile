@@ -56,7 +56,7 @@ fmt:
 SECONDS := 600
 FUZZ := state transport block net balloon rng vsock \
 	reference documents layer conflist cni_result config frames tree control \
-	installed grub
+	disk installed grub
 
 fuzz:
 	@cargo fuzz --version >/dev/null || { echo "fuzz/README.md says how to install cargo-fuzz"; exit 1; }

@@ -1,17 +1,15 @@
 //! What a VM of a disk image needs before it boots for the first time.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::identity::random;
+use super::installed_kernel::{self, KernelError};
 use super::vm_process::{self, chain};
 use super::{Error, Host, exec, list};
 use crate::agent::Agent;
 use crate::cidata::{self, Cidata, PasswordHash};
-use crate::disk::{Format, Image, ReadAt};
-use crate::installed;
 use crate::network::NetworkRecord;
 use crate::store::{Durability, atomic};
 use crate::units::{VmId, VmName};
@@ -32,26 +30,28 @@ pub(super) fn prepare(
     network: Option<&NetworkRecord>,
 ) -> Result<(), Error> {
     if root.firmware.is_none() {
-        find_kernel(host, config, root)?;
+        find_kernel(host, id, config)?;
     }
     let name = list::get(host, id)?.record.name;
     write_cidata(host, (id, &name, config), network, false)
 }
 
 /// The VM process looks again when it boots; what is not there now is told before anybody waits.
-fn find_kernel(host: &Host, config: &VmConfig, root: &DiskRoot) -> Result<(), Error> {
-    let path = host.layout.disk_image(&root.base);
-    let image = Image::open(&path, Format::Qcow2).map_err(|source| Error::File {
-        action: "read",
-        path,
-        source,
-    })?;
-    let image: Rc<dyn ReadAt> = Rc::new(image);
-    match installed::find(&image) {
+fn find_kernel(host: &Host, id: VmId, config: &VmConfig) -> Result<(), Error> {
+    match installed_kernel::find(&host.layout.vm(id).cow_disk()) {
         Ok(_) => Ok(()),
-        Err(source) => Err(Error::NothingInstalled {
+        Err(KernelError::Nothing(source)) => Err(Error::NothingInstalled {
             image: config.image.clone(),
             source: Box::new(source),
+        }),
+        Err(KernelError::File {
+            action,
+            path,
+            source,
+        }) => Err(Error::File {
+            action,
+            path,
+            source,
         }),
     }
 }

@@ -47,15 +47,23 @@ pub enum KernelError {
     Nothing(#[source] InstalledError),
 }
 
+/// What the boot menu on the disk would boot.
+///
+/// # Errors
+/// There is nothing, or the disk cannot be read.
+pub(super) fn find(disk: &Path) -> Result<Installed, KernelError> {
+    let file = File::open(disk).map_err(failed("read", disk))?;
+    let image = RawDisk::new(file).map_err(failed("read", disk))?;
+    let image: Rc<dyn ReadAt> = Rc::new(image);
+    installed::find(&image).map_err(KernelError::Nothing)
+}
+
 /// Copies kernel and initial RAM disk from `disk` into `folder`, for an engine to boot.
 ///
 /// # Errors
 /// There is none, or the files cannot be read or written.
 pub(super) fn take_out(disk: &Disk, folder: &Path) -> Result<Boot, KernelError> {
-    let file = File::open(&disk.path).map_err(failed("read", &disk.path))?;
-    let image = RawDisk::new(file).map_err(failed("read", &disk.path))?;
-    let image: Rc<dyn ReadAt> = Rc::new(image);
-    let found = installed::find(&image).map_err(KernelError::Nothing)?;
+    let found = find(&disk.path)?;
     std::fs::create_dir_all(folder).map_err(failed("make the folder", folder))?;
     let (kernel, initrd) = (folder.join("vmlinuz"), folder.join("initrd.img"));
     let write = |path: &Path, copy: &dyn Fn(&mut File) -> Result<u64, InstalledError>| {
