@@ -161,6 +161,8 @@ fn word(step: DiskStep) -> &'static str {
         DiskStep::Fetching => "fetching",
         DiskStep::Reading => "reading",
         DiskStep::Unpacking => "unpacking",
+        DiskStep::Converting => "converting",
+        DiskStep::Storing => "storing",
     }
 }
 

@@ -24,6 +24,9 @@ const CLUSTER: usize = 64 << 10;
 /// A disk is as many sectors long.
 const SECTOR: u64 = 512;
 
+/// Hears how much more of the disk has been looked at, and says whether to go on.
+pub type Watch<'a> = &'a dyn Fn(u64) -> bool;
+
 /// Why an image was not made.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
@@ -73,10 +76,10 @@ pub fn normalise(
     from: &Path,
     format: Format,
     to: &Path,
-    is_cancelled: &dyn Fn() -> bool,
+    watch: Watch<'_>,
 ) -> Result<Normal, MakeError> {
     if format == Format::Raw {
-        return copy(from, format, to, is_cancelled);
+        return copy(from, format, to, watch);
     }
     let file = File::open(from).map_err(failed("read", from))?;
     let header = qcow2::inspect(&file).map_err(|source| MakeError::Refused {
@@ -86,7 +89,7 @@ pub fn normalise(
     if header.is_normal() {
         std::fs::rename(from, to).map_err(failed("move", from))?;
     } else if header.is_simple() {
-        return copy(from, format, to, is_cancelled);
+        return copy(from, format, to, watch);
     } else {
         convert_by_qemu(from, to)?;
     }
@@ -100,17 +103,12 @@ fn open(path: &Path, format: Format) -> Result<Image, MakeError> {
 }
 
 /// Makes a qcow2 image at `to` with what the image at `from` has.
-fn copy(
-    from: &Path,
-    format: Format,
-    to: &Path,
-    is_cancelled: &dyn Fn() -> bool,
-) -> Result<Normal, MakeError> {
+fn copy(from: &Path, format: Format, to: &Path, watch: Watch<'_>) -> Result<Normal, MakeError> {
     let source = open(from, format)?;
     let size = source.size().next_multiple_of(SECTOR);
     create(to, size)?;
     let target = Image::open_to_write(to).map_err(failed("write", to))?;
-    write_runs((from, &source), to, is_cancelled, &mut |offset, bytes| {
+    write_runs((from, &source), to, watch, &mut |offset, bytes| {
         target.write_at(offset, bytes)
     })?;
     target.finish().map_err(failed("write", to))?;
@@ -122,17 +120,12 @@ fn copy(
 ///
 /// # Errors
 /// The image cannot be read, or the disk not be written.
-pub fn flatten(
-    base: &Path,
-    to: &Path,
-    size: u64,
-    is_cancelled: &dyn Fn() -> bool,
-) -> Result<(), MakeError> {
+pub fn flatten(base: &Path, to: &Path, size: u64, watch: Watch<'_>) -> Result<(), MakeError> {
     let source = open(base, Format::Qcow2)?;
     let file = new_file(to)?;
     let size = size.max(source.size());
     file.set_len(size).map_err(failed("make", to))?;
-    write_runs((base, &source), to, is_cancelled, &mut |offset, bytes| {
+    write_runs((base, &source), to, watch, &mut |offset, bytes| {
         file.write_all_at(bytes, offset)
     })
 }
@@ -141,17 +134,15 @@ pub fn flatten(
 fn write_runs(
     (from, source): (&Path, &Image),
     to: &Path,
-    is_cancelled: &dyn Fn() -> bool,
+    watch: Watch<'_>,
     write: &mut dyn FnMut(u64, &[u8]) -> io::Result<()>,
 ) -> Result<(), MakeError> {
     let mut buffer = vec![0; CHUNK];
     let mut offset = 0;
     while let Some((length, has_data)) = source.run_at(offset).map_err(failed("read", from))? {
-        if is_cancelled() {
-            return Err(MakeError::Cancelled);
-        }
         if !has_data {
             offset += length;
+            go_on(watch, length)?;
             continue;
         }
         // To the next whole chunk, so that what is written is whole clusters.
@@ -165,8 +156,16 @@ fn write_runs(
             write(offset + run.start as u64, &bytes[run]).map_err(failed("write", to))?;
         }
         offset += length;
+        go_on(watch, length)?;
     }
     Ok(())
+}
+
+fn go_on(watch: Watch<'_>, bytes: u64) -> Result<(), MakeError> {
+    match watch(bytes) {
+        true => Ok(()),
+        false => Err(MakeError::Cancelled),
+    }
 }
 
 fn create(path: &Path, size: u64) -> Result<(), MakeError> {

@@ -26,7 +26,7 @@ pub mod qcow2;
 mod tests;
 
 pub use image::Image;
-pub use make::{MakeError, Normal, flatten, normalise};
+pub use make::{MakeError, Normal, Watch, flatten, normalise};
 
 /// How a disk's file is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

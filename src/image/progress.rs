@@ -36,6 +36,10 @@ pub enum DiskStep {
     Reading,
     /// It was compressed, and is unpacked.
     Unpacking,
+    /// It becomes what is stored.
+    Converting,
+    /// It is written down, so that no power failure takes it.
+    Storing,
 }
 
 /// What happens during a pull or an import. Per layer: either [`LayerCached`](PullEvent::LayerCached), or
@@ -103,10 +107,10 @@ pub enum PullEvent<'a> {
     DiskStep {
         /// What is done.
         step: DiskStep,
-        /// Bytes to fetch or read, if that is known.
+        /// Bytes to fetch, read or convert, if that is known.
         total: Option<u64>,
     },
-    /// More of a disk image has been fetched or read.
+    /// More of a disk image has been fetched, read or converted.
     DiskAdvanced {
         /// Bytes since the last such event.
         bytes: u64,

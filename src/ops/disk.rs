@@ -46,7 +46,7 @@ pub(super) fn make(
         return format(path, config.storage);
     };
     let (base, size) = (host.layout.disk_image(&root.base), config.storage.bytes());
-    let made = disk::flatten(&base, path, size, &|| interrupt.is_raised());
+    let made = disk::flatten(&base, path, size, &|_| !interrupt.is_raised());
     made.map_err(|error| match error {
         MakeError::Cancelled => Error::Interrupted,
         error => Error::Disk(error),

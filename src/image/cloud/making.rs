@@ -31,7 +31,8 @@ const SECTOR: u64 = 512;
 
 /// What is in a file that can be used.
 enum Admitted {
-    Disk(Format),
+    /// With the bytes of the disk.
+    Disk(Format, u64),
     Packed(File, Packing),
 }
 
@@ -97,12 +98,12 @@ impl Making<'_> {
     }
 
     fn made(&self, path: PathBuf, lock: &LayerLock) -> Result<StoredDisk, CloudError> {
-        let (path, format) = self.disk_in(path)?;
+        let (path, format, size) = self.disk_in(path)?;
         failpoint::reach("disk image: unpacked");
         let normal = self.staging.disk("normal");
-        let is_cancelled = || self.options.cancel.is_cancelled();
-        disk::normalise(&path, format, &normal, &is_cancelled).map_err(
-            |source| match is_cancelled() {
+        self.begin(DiskStep::Converting, Some(size));
+        disk::normalise(&path, format, &normal, &|bytes| self.goes_on(bytes)).map_err(
+            |source| match self.options.cancel.is_cancelled() {
                 true => self.cancelled(),
                 false => CloudError::Normalise {
                     what: self.what.to_owned(),
@@ -111,15 +112,16 @@ impl Making<'_> {
             },
         )?;
         failpoint::reach("disk image: converted");
+        self.begin(DiskStep::Storing, None);
         Ok(self.store.publish_disk(&normal, lock)?)
     }
 
     /// The disk that the file is, or that is in it.
-    fn disk_in(&self, mut path: PathBuf) -> Result<(PathBuf, Format), CloudError> {
+    fn disk_in(&self, mut path: PathBuf) -> Result<(PathBuf, Format, u64), CloudError> {
         let mut depth = 0;
         loop {
             let (file, packing) = match self.admit(&path, depth)? {
-                Admitted::Disk(format) => return Ok((path, format)),
+                Admitted::Disk(format, size) => return Ok((path, format, size)),
                 Admitted::Packed(file, packing) => (file, packing),
             };
             depth += 1;
@@ -138,12 +140,12 @@ impl Making<'_> {
             }),
             Sniffed::Packed(packing) => Ok(Admitted::Packed(file, packing)),
             Sniffed::Qcow2 => {
-                self.check_header(&file)?;
-                Ok(Admitted::Disk(Format::Qcow2))
+                let size = self.check_header(&file)?;
+                Ok(Admitted::Disk(Format::Qcow2, size))
             }
             Sniffed::Raw => {
-                self.check_sectors(&file)?;
-                Ok(Admitted::Disk(Format::Raw))
+                let size = self.check_sectors(&file)?;
+                Ok(Admitted::Disk(Format::Raw, size))
             }
             Sniffed::Foreign(found) => Err(CloudError::Foreign {
                 what: what(),
@@ -162,13 +164,9 @@ impl Making<'_> {
         depth: u32,
     ) -> Result<PathBuf, CloudError> {
         let total = file.metadata().map(|metadata| metadata.len()).ok();
-        let step = DiskStep::Unpacking;
-        self.progress.event(PullEvent::DiskStep { step, total });
+        self.begin(DiskStep::Unpacking, total);
         let (inner, to) = self.new_file(&format!("unpacked-{depth}"))?;
-        let watch = |bytes| {
-            self.progress.event(PullEvent::DiskAdvanced { bytes });
-            !self.options.cancel.is_cancelled()
-        };
+        let watch = |bytes| self.goes_on(bytes);
         let what = || self.what.to_owned();
         unpack::unpack(packing, file, &to, self.options.limit, &watch).map_err(|failed| {
             match failed {
@@ -189,9 +187,19 @@ impl Making<'_> {
         Ok(inner)
     }
 
-    fn check_header(&self, file: &File) -> Result<(), CloudError> {
+    fn begin(&self, step: DiskStep, total: Option<u64>) {
+        self.progress.event(PullEvent::DiskStep { step, total });
+    }
+
+    /// Tells how much more is done; whether to go on.
+    fn goes_on(&self, bytes: u64) -> bool {
+        self.progress.event(PullEvent::DiskAdvanced { bytes });
+        !self.options.cancel.is_cancelled()
+    }
+
+    fn check_header(&self, file: &File) -> Result<u64, CloudError> {
         match disk::qcow2::inspect(file) {
-            Ok(_) => Ok(()),
+            Ok(header) => Ok(header.virtual_size),
             Err(source) => Err(CloudError::Header {
                 what: self.what.to_owned(),
                 source,
@@ -199,13 +207,13 @@ impl Making<'_> {
         }
     }
 
-    fn check_sectors(&self, file: &File) -> Result<(), CloudError> {
+    fn check_sectors(&self, file: &File) -> Result<u64, CloudError> {
         let metadata = file.metadata();
         let size = metadata
             .map_err(|source| cannot_read(self.what, source))?
             .len();
         match size.is_multiple_of(SECTOR) {
-            true => Ok(()),
+            true => Ok(size),
             false => Err(CloudError::Sectors {
                 what: self.what.to_owned(),
                 size,

@@ -194,7 +194,7 @@ impl Attempts<'_> {
             (0..connections).map(|_| self.connection(&source, &landing, first.take(), &alive));
         try_join_all(work).await?;
         if !landing.is_whole() {
-            // One gave its piece back when all others had just ended.
+            // One gave its piece back when all others had ended, or were just about to.
             let alone = Cell::new(1);
             self.connection(&source, &landing, None, &alone).await?;
         }
@@ -215,6 +215,7 @@ impl Attempts<'_> {
         while let Some(mut rest) = landing.take() {
             while !rest.is_empty() {
                 let begun = rest.start;
+                let had_others = alive.get() > 1;
                 let error = match self.piece(source, landing, &mut rest, open.take()).await {
                     Ok(()) => {
                         failures = 0;
@@ -229,11 +230,11 @@ impl Attempts<'_> {
                 let delay = self.transfer.options.retry;
                 let delay = delay.delay(failures, error.retry_after());
                 let Some(delay) = delay.filter(|_| error.is_temporary()) else {
-                    if alive.get() <= 1 {
+                    if !had_others {
                         return Err(Stop::Final(error.into()));
                     }
                     // Servers that serve one address only so many times at once still serve the others.
-                    alive.set(alive.get() - 1);
+                    alive.set(alive.get().saturating_sub(1));
                     landing.give_back(rest);
                     return Ok(());
                 };

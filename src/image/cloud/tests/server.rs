@@ -1,7 +1,7 @@
 //! A file server for tests that goes wrong on demand: HTTP/1.1 over plain sockets, ranges and validators by
 //! RFC 9110.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -75,9 +75,29 @@ struct State {
     streams: Mutex<Vec<TcpStream>>,
     died: AtomicBool,
     over: AtomicBool,
-    /// How many connections at once are served; the others are told to come back.
+    /// How many requests at once are served, and whose; the others are told to come back.
     most: Mutex<Option<usize>>,
-    serving: Mutex<usize>,
+    serving: Mutex<HashSet<SocketAddr>>,
+}
+
+impl State {
+    /// Whether this request is one too many.
+    fn is_too_many(&self, stream: &TcpStream) -> bool {
+        let most = self.most.lock().unwrap().unwrap_or(usize::MAX);
+        let mut serving = self.serving.lock().unwrap();
+        let is_too_many = serving.len() >= most;
+        if !is_too_many {
+            serving.extend(stream.peer_addr().ok());
+        }
+        is_too_many
+    }
+
+    /// Before the last of an answer is sent: whoever has got it may ask at once.
+    fn end_serving(&self, stream: &TcpStream, is_last: bool) {
+        if let Some(peer) = stream.peer_addr().ok().filter(|_| is_last) {
+            self.serving.lock().unwrap().remove(&peer);
+        }
+    }
 }
 
 pub(super) struct FileServer {
@@ -252,20 +272,11 @@ fn read_head(reader: &mut BufReader<&TcpStream>) -> Option<Asked> {
 }
 
 fn serve(state: &State, stream: &TcpStream, address: SocketAddr) {
-    let is_too_many = {
-        let mut serving = state.serving.lock().unwrap();
-        *serving += 1;
-        state
-            .most
-            .lock()
-            .unwrap()
-            .is_some_and(|most| *serving > most)
-    };
     let mut reader = BufReader::new(stream);
     while let Some(asked) = read_head(&mut reader) {
         state.asked.lock().unwrap().push(asked.clone());
         state.arrived.notify_all();
-        let done = match is_too_many {
+        let done = match state.is_too_many(stream) {
             true => send(state, stream, address, "503 x\r\nContent-Length: 0", b""),
             false => answer(state, stream, address, &asked),
         };
@@ -273,7 +284,6 @@ fn serve(state: &State, stream: &TcpStream, address: SocketAddr) {
             break;
         }
     }
-    *state.serving.lock().unwrap() -= 1;
     // A clean end, so that the client has read all that was sent.
     let _ = stream.shutdown(Shutdown::Write);
     let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
@@ -290,8 +300,12 @@ fn send(
 ) -> Option<()> {
     // Of now, so that what was changed in 2015 is settled.
     let head = format!("HTTP/1.1 {head}\r\nDate: Sun, 29 Nov 2026 10:00:00 GMT\r\n\r\n");
+    let mut left = body.len();
+    state.end_serving(stream, left == 0);
     stream.write_all(head.as_bytes()).ok()?;
     for part in body.chunks(4 << 10) {
+        left -= part.len();
+        state.end_serving(stream, left == 0);
         let end = {
             let mut deaths = state.deaths.lock().unwrap();
             let left = deaths.0.front().map(|death| death.saturating_sub(deaths.1));
