@@ -29,7 +29,14 @@ pub fn pull(
     let known = before.as_ref().and_then(known);
     let store = images::blobs(host)?;
     let pulled = cloud::pull(url, known.as_ref(), options, &store, progress).map_err(Box::new)?;
+    let has_a_version = |disk: &ReadyDisk| disk.etag.is_some() || disk.last_modified.is_some();
     match (pulled, before) {
+        // Its server was not asked: what it said of it still stands.
+        (Pulled::Ready(disk), Some(before))
+            if disk.digest == before.digest && !has_a_version(&disk) =>
+        {
+            Ok(before)
+        }
         (Pulled::Ready(disk), _) => images::record_image(host, record_of(name, disk)),
         (Pulled::Unchanged, Some(before)) => Ok(before),
         // Nothing was known that could be unchanged.

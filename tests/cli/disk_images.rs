@@ -141,6 +141,14 @@ fn root_image_pull_of_a_url_stays_below_its_vms_their_snapshots_and_their_clones
             .stdout,
     );
     assert!(sum.unwrap().starts_with(&digest["sha256:".len()..]));
+    // It is here: its server is not asked, and what it said of it is not forgotten.
+    counter.ok(&[
+        "image",
+        "pull",
+        "--sha256",
+        &digest["sha256:".len()..],
+        &url,
+    ]);
     // The server has no other one: it is not fetched again.
     counter.ok(&["image", "pull", &url]);
     let asked = std::fs::read_to_string(&log).unwrap();
