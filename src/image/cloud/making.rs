@@ -38,15 +38,33 @@ enum Admitted {
 
 /// The making of one disk image.
 pub(super) struct Making<'a> {
-    pub(super) what: &'a str,
+    pub(super) what: String,
     pub(super) options: &'a CloudOptions,
     pub(super) store: &'a BlobStore,
     pub(super) progress: &'a dyn Progress,
-    pub(super) staging: &'a Staging,
-    pub(super) runtime: &'a Runtime,
+    staging: Staging,
+    pub(super) runtime: Runtime,
 }
 
-impl Making<'_> {
+impl<'a> Making<'a> {
+    /// Makes a folder for what comes of `what`.
+    pub(super) fn begin(
+        what: String,
+        options: &'a CloudOptions,
+        store: &'a BlobStore,
+        progress: &'a dyn Progress,
+    ) -> Result<Self, CloudError> {
+        let (staging, runtime) = (store.stage()?, runtime(&what)?);
+        Ok(Self {
+            what,
+            options,
+            store,
+            progress,
+            staging,
+            runtime,
+        })
+    }
+
     /// A new file for what is fetched or read.
     pub(super) fn new_file(&self, name: &str) -> Result<(PathBuf, File), CloudError> {
         let path = self.staging.disk(name);
@@ -55,7 +73,7 @@ impl Making<'_> {
             .write(true)
             .create_new(true)
             .open(&path);
-        let file = file.map_err(|source| cannot_keep(self.what, source))?;
+        let file = file.map_err(|source| cannot_keep(&self.what, source))?;
         Ok((path, file))
     }
 
@@ -63,7 +81,7 @@ impl Making<'_> {
     pub(super) fn make(&self, path: PathBuf, digest: Digest) -> Result<ReadyDisk, CloudError> {
         if let Some(expected) = self.options.expected.filter(|expected| *expected != digest) {
             return Err(CloudError::Digest {
-                what: self.what.to_owned(),
+                what: self.what.clone(),
                 expected,
                 actual: digest,
             });
@@ -101,18 +119,18 @@ impl Making<'_> {
         let (path, format, size) = self.disk_in(path)?;
         failpoint::reach("disk image: unpacked");
         let normal = self.staging.disk("normal");
-        self.begin(DiskStep::Converting, Some(size));
+        self.tell(DiskStep::Converting, Some(size));
         disk::normalise(&path, format, &normal, &|bytes| self.goes_on(bytes)).map_err(
             |source| match self.options.cancel.is_cancelled() {
                 true => self.cancelled(),
                 false => CloudError::Normalise {
-                    what: self.what.to_owned(),
+                    what: self.what.clone(),
                     source,
                 },
             },
         )?;
         failpoint::reach("disk image: converted");
-        self.begin(DiskStep::Storing, None);
+        self.tell(DiskStep::Storing, None);
         Ok(self.store.publish_disk(&normal, lock)?)
     }
 
@@ -131,8 +149,8 @@ impl Making<'_> {
 
     /// What is in the file at `path`, which was unpacked so many times, if it can be used.
     fn admit(&self, path: &Path, depth: u32) -> Result<Admitted, CloudError> {
-        let (file, found) = look(path).map_err(|source| cannot_read(self.what, source))?;
-        let what = || self.what.to_owned();
+        let (file, found) = look(path).map_err(|source| cannot_read(&self.what, source))?;
+        let what = || self.what.clone();
         match found {
             Sniffed::Packed(packing) if depth == MAX_DEPTH => Err(CloudError::PackedTooOften {
                 what: what(),
@@ -164,10 +182,10 @@ impl Making<'_> {
         depth: u32,
     ) -> Result<PathBuf, CloudError> {
         let total = file.metadata().map(|metadata| metadata.len()).ok();
-        self.begin(DiskStep::Unpacking, total);
+        self.tell(DiskStep::Unpacking, total);
         let (inner, to) = self.new_file(&format!("unpacked-{depth}"))?;
         let watch = |bytes| self.goes_on(bytes);
-        let what = || self.what.to_owned();
+        let what = || self.what.clone();
         unpack::unpack(packing, file, &to, self.options.limit, &watch).map_err(|failed| {
             match failed {
                 Failed::Read(source) => CloudError::Unpack {
@@ -175,7 +193,7 @@ impl Making<'_> {
                     packing,
                     source,
                 },
-                Failed::Write(source) => cannot_keep(self.what, source),
+                Failed::Write(source) => cannot_keep(&self.what, source),
                 Failed::TooLarge => CloudError::Bomb {
                     what: what(),
                     limit: ByteSize::from_bytes(self.options.limit),
@@ -183,16 +201,16 @@ impl Making<'_> {
                 Failed::Cancelled => self.cancelled(),
             }
         })?;
-        fs::remove_file(path).map_err(|source| cannot_keep(self.what, source))?;
+        fs::remove_file(path).map_err(|source| cannot_keep(&self.what, source))?;
         Ok(inner)
     }
 
-    fn begin(&self, step: DiskStep, total: Option<u64>) {
+    pub(super) fn tell(&self, step: DiskStep, total: Option<u64>) {
         self.progress.event(PullEvent::DiskStep { step, total });
     }
 
     /// Tells how much more is done; whether to go on.
-    fn goes_on(&self, bytes: u64) -> bool {
+    pub(super) fn goes_on(&self, bytes: u64) -> bool {
         self.progress.event(PullEvent::DiskAdvanced { bytes });
         !self.options.cancel.is_cancelled()
     }
@@ -201,7 +219,7 @@ impl Making<'_> {
         match disk::qcow2::inspect(file) {
             Ok(header) => Ok(header.virtual_size),
             Err(source) => Err(CloudError::Header {
-                what: self.what.to_owned(),
+                what: self.what.clone(),
                 source,
             }),
         }
@@ -210,12 +228,12 @@ impl Making<'_> {
     fn check_sectors(&self, file: &File) -> Result<u64, CloudError> {
         let metadata = file.metadata();
         let size = metadata
-            .map_err(|source| cannot_read(self.what, source))?
+            .map_err(|source| cannot_read(&self.what, source))?
             .len();
         match size.is_multiple_of(SECTOR) {
             true => Ok(size),
             false => Err(CloudError::Sectors {
-                what: self.what.to_owned(),
+                what: self.what.clone(),
                 size,
             }),
         }
@@ -223,7 +241,7 @@ impl Making<'_> {
 
     pub(super) fn cancelled(&self) -> CloudError {
         CloudError::Cancelled {
-            what: self.what.to_owned(),
+            what: self.what.clone(),
         }
     }
 }
@@ -239,4 +257,15 @@ fn look(path: &Path) -> io::Result<(File, Sniffed)> {
     }
     let found = content::sniff_ends(&head, &footer);
     Ok((file, found))
+}
+
+/// An event loop on this thread.
+fn runtime(what: &str) -> Result<Runtime, CloudError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.map_err(|source| CloudError::Worker {
+        what: what.to_owned(),
+        source,
+    })
 }

@@ -14,11 +14,10 @@ use std::io::Read;
 use std::num::NonZeroUsize;
 
 use sha2::{Digest as _, Sha256};
-use tokio::runtime::Runtime;
 
 use super::blobs::{BlobStore, StoredDisk};
 use super::cancel::Cancel;
-use super::progress::{DiskStep, Progress, PullEvent};
+use super::progress::{DiskStep, Progress};
 use super::retry::RetryPolicy;
 use crate::units::{ByteSize, Digest};
 
@@ -149,16 +148,7 @@ pub fn pull(
         Some(known) if store.find_disk(&known.digest)?.is_some() => Some(known),
         _ => None,
     };
-    let what = url.to_string();
-    let staging = store.stage()?;
-    let making = Making {
-        what: &what,
-        options,
-        store,
-        progress,
-        staging: &staging,
-        runtime: &runtime(&what)?,
-    };
+    let making = Making::begin(url.to_string(), options, store, progress)?;
     let (path, file) = making.new_file("received")?;
     let transfer = Transfer {
         url,
@@ -198,19 +188,9 @@ pub fn import(
     store: &BlobStore,
     progress: &dyn Progress,
 ) -> Result<ReadyDisk, CloudError> {
-    let what = what.to_string();
-    let staging = store.stage()?;
-    let making = Making {
-        what: &what,
-        options,
-        store,
-        progress,
-        staging: &staging,
-        runtime: &runtime(&what)?,
-    };
+    let making = Making::begin(what.to_string(), options, store, progress)?;
     let (path, file) = making.new_file("received")?;
-    let step = DiskStep::Reading;
-    progress.event(PullEvent::DiskStep { step, total });
+    making.tell(DiskStep::Reading, total);
     let digest = keep(&making, input, &file)?;
     making.make(path, digest)
 }
@@ -221,7 +201,7 @@ fn keep(
     mut input: impl Read,
     to: &std::fs::File,
 ) -> Result<Digest, CloudError> {
-    let (what, options) = (making.what, making.options);
+    let (what, options) = (&making.what, making.options);
     let (mut hasher, mut at) = (Sha256::new(), 0);
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -254,22 +234,6 @@ fn keep(
                 limit: ByteSize::from_bytes(options.limit),
             });
         }
-        progress_of(making, bytes.len());
+        making.goes_on(bytes.len() as u64);
     }
-}
-
-fn progress_of(making: &Making<'_>, count: usize) {
-    let bytes = count as u64;
-    making.progress.event(PullEvent::DiskAdvanced { bytes });
-}
-
-/// An event loop on this thread.
-fn runtime(what: &str) -> Result<Runtime, CloudError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    runtime.map_err(|source| CloudError::Worker {
-        what: what.to_owned(),
-        source,
-    })
 }
