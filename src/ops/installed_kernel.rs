@@ -83,15 +83,6 @@ pub(super) fn take_out(disk: &Disk, folder: &Path) -> Result<Boot, KernelError> 
     })
 }
 
-/// What [`take_out`] gives, without looking: of a VM that goes on where it was saved, and boots nothing.
-pub(super) fn unlooked(folder: &Path) -> Boot {
-    Boot::Direct {
-        kernel: folder.join("vmlinuz"),
-        initrd: folder.join("initrd.img"),
-        cmdline: String::new(),
-    }
-}
-
 /// What was found at the last boot, if there was one.
 pub(super) fn chosen(folder: &Path) -> Option<Chosen> {
     serde_json::from_slice(&std::fs::read(record(folder)).ok()?).ok()

@@ -255,11 +255,10 @@ fn bring_up(
     if boots_anew {
         spec.on_reset = OnReset::End;
     }
-    if let Boot::Installed { folder } = &spec.boot {
-        spec.boot = match (&spec.saved, spec.disks.first()) {
-            (None, Some(disk)) => installed_kernel::take_out(disk, folder)?,
-            _ => installed_kernel::unlooked(folder),
-        };
+    // A VM that goes on where it was saved boots nothing.
+    let parts = (&spec.boot, &spec.saved, spec.disks.first());
+    if let (Boot::Installed { folder }, None, Some(disk)) = parts {
+        spec.boot = installed_kernel::take_out(disk, folder)?;
         failpoint::reach("VM process: kernel taken out");
     }
     let log = ConsoleLog::open(&spec.paths.console_log, CONSOLE_LOG)?;

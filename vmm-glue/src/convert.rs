@@ -131,7 +131,8 @@ fn payload(boot: &Boot, console: &str) -> PayloadConfig {
             firmware: Some(path.clone()),
             ..nothing
         },
-        // Only to be checked: nobody has looked for the kernel yet.
+        // Only to be checked, or to be restored, which boots nothing: nobody has looked for the kernel. A file of an
+        // initial RAM disk would be opened all the same.
         Boot::Installed { folder } => PayloadConfig {
             kernel: Some(folder.clone()),
             ..nothing
