@@ -38,7 +38,7 @@ lab_a_vm_process_may_be_killed_at_every_step() { # 1200 s
     killed killed::vm_process
 }
 
-lab_other_verbs_may_be_killed_at_every_step() { # 2700 s
+lab_other_verbs_may_be_killed_at_every_step() { # 3600 s
     killed killed::root_an_import killed::root_a_removal killed::root_the_life killed::root_what
 }
 
