@@ -8,15 +8,23 @@
     agent     it has got the guest agent from the host, which runs
     copy      a clone after its first boot as itself; what it was before is in /root
 """
+import contextlib
 import sys
+import time
 
 from console import Console
 
 when, program, root, name, *addresses = sys.argv[1:]
 # What was printed before is no answer to what is typed now.
 console = Console(program, root, name, extra=("--no-history",))
-console.send(b"\n")
-console.expect("login: ", 1200)
+deadline = time.monotonic() + 1200
+while "login: " not in console.text:
+    assert time.monotonic() < deadline, "there is no login"
+    # getty answers by its prompt; what comes before this terminal is raw, or before getty, is lost.
+    console.send(b"\n")
+    with contextlib.suppress(TimeoutError):
+        while console.read(time.monotonic() + 20) and "login: " not in console.text:
+            pass
 console.send(b"root\n")
 console.expect("Password: ?", 240)
 console.send(b"cocoon\n")
