@@ -152,8 +152,7 @@ impl Source {
 
     /// Whether the saved guest has the volume of cloud-init among its disks.
     fn has_cidata(&self) -> bool {
-        let mut disks = self.manifest.spec.disks.iter();
-        disks.any(|disk| disk.serial == cmdline::CIDATA_SERIAL)
+        self.manifest.spec.has_cidata()
     }
 
     /// Whether the saved guest had booted once, to the end, as the VM that it was.
@@ -219,7 +218,7 @@ pub fn clone(host: &Host, request: &Request, interrupt: &Interrupt) -> Result<Cl
     let new = (&reserved, &name, request.require_identity);
     let made = bring_to_life(host, &source, new, &mut undo, interrupt);
     let made = made.and_then(|introduced| {
-        complete(host, &reserved, has_its_own_life(&source, &introduced))?;
+        complete(host, &reserved, is_settled(&source, &introduced))?;
         Ok(introduced)
     });
     match made {
@@ -258,9 +257,9 @@ fn reserve(host: &Host, request: &Request, config: &VmConfig) -> Result<(VmLock,
     }
 }
 
-/// Whether cloud-init has nothing to do in the clone when it boots: its agent did that, or else it goes on as
-/// another until then.
-fn has_its_own_life(source: &Source, introduced: &Introduced) -> bool {
+/// Whether cloud-init has nothing to do in the clone when it boots next: it was done in the source, and the agent has
+/// made the clone another.
+fn is_settled(source: &Source, introduced: &Introduced) -> bool {
     source.had_booted() && *introduced != Introduced::NoAgent
 }
 

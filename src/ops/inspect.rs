@@ -103,10 +103,7 @@ fn has_cidata(layout: &VmLayout, record: &VmRecord) -> bool {
         .is_alive()
         .then(|| vm_process::read_spec(&layout.spec()));
     match spec {
-        Some(Ok(spec)) => spec
-            .disks
-            .iter()
-            .any(|disk| disk.serial == cmdline::CIDATA_SERIAL),
+        Some(Ok(spec)) => spec.has_cidata(),
         _ => record.first_booted_at.is_none(),
     }
 }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::cmdline::CIDATA_SERIAL;
 pub use crate::units::EngineName;
 use crate::units::{ByteSize, Mac, VmId, VmName};
 
@@ -65,6 +66,14 @@ pub struct VmSpec {
     pub vsock: Option<Vsock>,
     /// Where the VM process puts its sockets and logs.
     pub paths: Paths,
+}
+
+impl VmSpec {
+    /// Whether the volume of cloud-init is among its disks.
+    pub fn has_cidata(&self) -> bool {
+        let mut disks = self.disks.iter();
+        disks.any(|disk| disk.serial == CIDATA_SERIAL)
+    }
 }
 
 /// What becomes of a VM whose guest resets itself.

@@ -284,6 +284,7 @@ fn serve(state: &State, stream: &TcpStream, address: SocketAddr) {
             break;
         }
     }
+    state.end_serving(stream, true);
     // A clean end, so that the client has read all that was sent.
     let _ = stream.shutdown(Shutdown::Write);
     let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
