@@ -125,7 +125,8 @@ impl fmt::Display for ByteSize {
         }
         let whole = self.0 >> shift;
         let decimals: u32 = match whole {
-            _ if shift == 0 => 0,
+            // Most are whole, and long lists are made of them.
+            _ if self.0.trailing_zeros() >= shift => 0,
             0..10 => 3,
             10..100 => 2,
             100..1000 => 1,
