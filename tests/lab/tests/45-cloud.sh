@@ -138,6 +138,9 @@ installed_firmware() {
     done
 }
 
+# QEMU 7.2 aborts where the guest of a guest writes CR8 while an interrupt waits (helper_write_crN), which EDK II
+# does at the end of each interrupt: with CLOUDHV.fd as it is released the lab host dies. Without that write in
+# CpuExceptionHandlerLib it was seen to boot the image.
 lab_cloud_image_boots_by_the_firmware_that_is_installed_here() { # 3600 s
     only_if_long
     need_cocoon
