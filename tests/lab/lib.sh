@@ -114,7 +114,8 @@ console_log_has() {
 }
 
 file_has() {
-    [[ "$(<"$1")" =~ $2 ]]
+    # Bash 5.2 would end without a word if there were none to read, whatever this is part of.
+    [[ -e "$1" && "$(<"$1")" =~ $2 ]]
 }
 
 # wait_console VM PATTERN SECONDS
