@@ -38,6 +38,10 @@ const CALL: Duration = Duration::from_secs(180);
 const CLOCK_LATE: Duration = Duration::from_millis(200);
 const CLOCK_TRIES: u32 = 50;
 
+/// How often what may be said twice is said to a guest that lost the connection. One that was saved in the middle of
+/// others ends these when it goes on, and with them a new one that has the number of an old one.
+const LOST_TRIES: u32 = 5;
+
 /// Warnings of one answer that anybody would read.
 const WARNINGS_MAX: usize = 16;
 
@@ -69,13 +73,14 @@ impl<'a> Agent<'a> {
         hello_over(self.connect(patience, |_| false)?, patience)
     }
 
-    /// As [`Agent::hello`], but one in which nobody listens is not waited for, only one that is silent.
+    /// As [`Agent::hello`], of a guest that was just restored. One in which nobody listens is waited for only if an
+    /// agent `answered` when it was saved; one that is silent always is.
     ///
     /// # Errors
     /// As [`Agent::hello`].
-    pub fn hello_from_silence(&self, patience: Duration) -> Result<Hello, AgentError> {
-        let is_refusal = |error: &io::Error| error.kind() != io::ErrorKind::TimedOut;
-        hello_over(self.connect(patience, is_refusal)?, patience)
+    pub fn hello_again(&self, answered: bool, patience: Duration) -> Result<Hello, AgentError> {
+        let is_final = |error: &io::Error| !answered && error.kind() != io::ErrorKind::TimedOut;
+        self.insist(|| hello_over(self.connect(patience, is_final)?, patience))
     }
 
     /// Makes the guest somebody else, and tells it what time it is; again while it takes too long to hear that. Returns
@@ -89,7 +94,7 @@ impl<'a> Agent<'a> {
         patience: Duration,
     ) -> Result<Vec<String>, AgentError> {
         let deadline = Instant::now() + patience;
-        let (mut warnings, mut late) = self.renew(identity, patience)?;
+        let (mut warnings, mut late) = self.insist(|| self.renew(identity.clone(), patience))?;
         for _ in 1..CLOCK_TRIES {
             if late <= CLOCK_LATE || Instant::now() >= deadline {
                 break;
@@ -199,6 +204,16 @@ impl<'a> Agent<'a> {
     ) -> Result<ExecEnd, AgentError> {
         let (channel, _): (_, Started) = self.ask(&Request::Exec(command), patience)?;
         exec::relay(&channel, session)
+    }
+
+    fn insist<T>(&self, call: impl Fn() -> Result<T, AgentError>) -> Result<T, AgentError> {
+        for _ in 1..LOST_TRIES {
+            match call() {
+                Err(AgentError::Lost(_)) => self.pause(FIRST_PAUSE)?,
+                answer => return answer,
+            }
+        }
+        call()
     }
 
     fn call<T: DeserializeOwned>(

@@ -192,10 +192,39 @@ fn a_refusal_is_not_waited_for_by_who_waits_for_a_silent_guest() {
     let interrupt = never();
     let nobody = Guest::that(drop);
     let error = Agent::new(&nobody.socket(), interrupt.as_fd())
-        .hello_from_silence(PATIENCE)
+        .hello_again(false, PATIENCE)
         .unwrap_err();
     assert!(matches!(error, AgentError::NotThere { .. }), "{error:?}");
     assert_eq!(nobody.connections(), 1);
+}
+
+#[test]
+fn a_restored_guest_that_refuses_or_loses_new_connections_with_its_old_ones_is_asked_again() {
+    let interrupt = never();
+    for (word, answered) in [("OK 1\n", false), ("", true)] {
+        let tries = std::sync::atomic::AtomicUsize::new(0);
+        let guest = Guest::that(move |mut stream| {
+            if tries
+                .fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+                .is_multiple_of(2)
+            {
+                stream.write_all(word.as_bytes()).unwrap();
+                return;
+            }
+            stream.write_all(b"OK 1\n").unwrap();
+            let request = frame::read(&mut stream).unwrap().unwrap();
+            let done = match request.header().unwrap() {
+                Request::Hello => serde_json::json!({"version": 1, "boot_id": "", "hostname": ""}),
+                _ => serde_json::json!({}),
+            };
+            let answer = encoded(&[(serde_json::json!({ "done": done }), b"")]);
+            stream.write_all(&answer).unwrap();
+        });
+        let agent = Agent::new(&guest.socket(), interrupt.as_fd());
+        agent.hello_again(answered, PATIENCE).unwrap();
+        agent.identity(Identity::default(), PATIENCE).unwrap();
+        assert_eq!(guest.connections(), 4);
+    }
 }
 
 #[test]

@@ -113,7 +113,7 @@ pub(super) fn wake(host: &Host, vm: &VmRecord, interrupt: &Interrupt) {
     }
     let agent = Agent::new(&host.layout.vm(vm.id).vsock_socket(), interrupt.as_fd());
     let told = agent
-        .hello_from_silence(AT_SAVE)
+        .hello_again(false, AT_SAVE)
         .and_then(|_| agent.identity(Identity::default(), AT_SAVE));
     match told {
         Ok(warnings) => {
@@ -137,7 +137,7 @@ fn tell(
     let agent = Agent::new(&host.layout.vm(vm.id).vsock_socket(), interrupt.as_fd());
     let failed = |error| exec::failed(vm.name.clone(), error);
     let patience = host.config.identity_timeout;
-    if !is_there(&agent, grace(answered, patience)).map_err(failed)? {
+    if !is_there(&agent, answered, patience).map_err(failed)? {
         return Ok(Introduced::NoAgent);
     }
     let identity = Identity {
@@ -149,10 +149,13 @@ fn tell(
     Ok(Introduced::Done(warnings))
 }
 
-/// Whether a guest that ran when it was saved has an agent. One without says so at once; only one that
-/// is silent is waited for.
-fn is_there(agent: &Agent<'_>, grace: Duration) -> Result<bool, AgentError> {
-    match agent.hello_from_silence(grace) {
+/// Whether a guest that ran when it was saved has an agent. One without says so at once.
+fn is_there(
+    agent: &Agent<'_>,
+    answered: Option<bool>,
+    patience: Duration,
+) -> Result<bool, AgentError> {
+    match agent.hello_again(answered == Some(true), grace(answered, patience)) {
         Ok(_) => Ok(true),
         Err(AgentError::NotThere { .. }) => Ok(false),
         Err(error) => Err(error),

