@@ -49,6 +49,7 @@ pub(super) fn run(args: &VmmArgs, engines: &[&'static dyn Engine]) -> ExitCode {
         Some(run) => vm_process::run(&args.spec, run, engines, report),
         None => by_hand(&args.spec, engines),
     };
+    logging::flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,

@@ -5,6 +5,7 @@
 //! before any filter and writes them to standard error, which is the VM's log file.
 
 use std::io::{self, Write};
+use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -14,16 +15,26 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::sys::thread;
 
+/// What the writing thread is sent.
+enum Message {
+    Record(Vec<u8>),
+    /// To be answered when all that came before is written.
+    Flush(Sender<()>),
+}
+
+/// The way to the writing thread.
+static MESSAGES: OnceLock<Sender<Message>> = OnceLock::new();
+
 /// Sends each record as one message.
 #[derive(Clone, Debug)]
 struct ChannelWriter {
-    records: Sender<Vec<u8>>,
+    messages: Sender<Message>,
 }
 
 impl Write for ChannelWriter {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
         // The receiver lives as long as the process.
-        let _ = self.records.send(record.to_vec());
+        let _ = self.messages.send(Message::Record(record.to_vec()));
         Ok(record.len())
     }
 
@@ -46,14 +57,17 @@ impl<'a> MakeWriter<'a> for ChannelWriter {
 /// # Errors
 /// The writing thread cannot be started, or a logger is installed already.
 pub fn install() -> io::Result<()> {
-    let (records, incoming) = channel::<Vec<u8>>();
+    let (messages, incoming) = channel();
     std::thread::Builder::new()
         .name("log".into())
         .stack_size(thread::STACK_BYTES)
         .spawn(move || {
-            for record in incoming {
-                // Where the log cannot be written, there is no place left to say so.
-                let _ = io::stderr().write_all(&record);
+            for message in incoming {
+                match message {
+                    // Where the log cannot be written, there is no place left to say so.
+                    Message::Record(record) => drop(io::stderr().write_all(&record)),
+                    Message::Flush(done) => drop(done.send(())),
+                }
             }
         })?;
     // What an engine says below a warning is for its authors: a line for each device and queue.
@@ -62,10 +76,24 @@ pub fn install() -> io::Result<()> {
         .with_target("cocoon", LevelFilter::INFO);
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(false)
-        .with_writer(ChannelWriter { records });
+        .with_writer(ChannelWriter {
+            messages: MESSAGES.get_or_init(|| messages).clone(),
+        });
     tracing_subscriber::registry()
         .with(filter)
         .with(lines)
         .try_init()
         .map_err(io::Error::other)
+}
+
+/// Waits until all that was logged is written: before this process ends, or becomes another one.
+pub fn flush() {
+    let (done, written) = channel();
+    let sent = MESSAGES
+        .get()
+        .map(|messages| messages.send(Message::Flush(done)));
+    if let Some(Ok(())) = sent {
+        // An error says that there is nobody who writes.
+        let _ = written.recv();
+    }
 }

@@ -17,6 +17,7 @@ use crate::sys::flock::FileLock;
 use crate::units::RunId;
 use crate::vm::cmdline::CIDATA_SERIAL;
 use crate::vm::spec::{Boot, VmSpec};
+use crate::vmm::logging;
 
 /// This very program, also after its file was replaced.
 const SELF: &str = "/proc/self/exe";
@@ -55,6 +56,7 @@ pub(super) fn execute(path: &Path, run: RunId, alive: &FileLock, cidata: bool) -
         .arg(path)
         .arg(run.to_string())
         .arg("--again");
+    logging::flush();
     AnewError::Execute(command.exec())
 }
 
