@@ -73,7 +73,7 @@ impl<'a> Agent<'a> {
         hello_over(self.connect(patience, |_| false)?, patience)
     }
 
-    /// As [`Agent::hello`], of a guest that was just restored. One in which nobody listens is waited for only if an
+    /// As [`Agent::hello`], of a guest that goes on after it was saved or stood still. One in which nobody listens is waited for only if an
     /// agent `answered` when it was saved; one that is silent always is.
     ///
     /// # Errors

@@ -189,12 +189,8 @@ fn renamed(saved: Mac, nic: &NicRecord) -> NicIdentity {
     }
 }
 
-/// getrandom(2) fills requests of up to 256 bytes whole.
 pub(super) fn random<const N: usize>() -> Result<[u8; N], Error> {
-    let mut bytes = [0; N];
-    rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())
-        .map_err(|errno| Error::Random(errno.into()))?;
-    Ok(bytes)
+    crate::sys::random::bytes().map_err(Error::Random)
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -13,6 +13,7 @@ pub mod netns;
 pub mod parent;
 pub mod pidfd;
 pub mod ram;
+pub mod random;
 pub mod reflink;
 pub mod seccomp;
 pub mod sigpipe;

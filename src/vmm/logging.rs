@@ -89,10 +89,9 @@ pub fn install() -> io::Result<()> {
 /// Waits until all that was logged is written: before this process ends, or becomes another one.
 pub fn flush() {
     let (done, written) = channel();
-    let sent = MESSAGES
-        .get()
-        .map(|messages| messages.send(Message::Flush(done)));
-    if let Some(Ok(())) = sent {
+    if let Some(messages) = MESSAGES.get()
+        && messages.send(Message::Flush(done)).is_ok()
+    {
         // An error says that there is nobody who writes.
         let _ = written.recv();
     }

@@ -30,6 +30,13 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// How often the guest of an inspected VM has begun to count.
+fn first_ticks(vm: &serde_json::Value) -> usize {
+    let log = vm["console_log"].as_str().unwrap();
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    text.matches("T00000001\n").count()
+}
+
 #[test]
 fn root_a_guest_that_resets_itself_boots_what_is_on_its_disk_now() {
     let Some(counter) = Counter::idle(Vec::new()) else {
@@ -58,11 +65,6 @@ fn root_a_guest_that_resets_itself_boots_what_is_on_its_disk_now() {
     let cow = before["storage_configs"][0]["path"].as_str().unwrap();
     assert_eq!(std::fs::metadata(cow).unwrap().len(), 64 << 20);
 
-    let log = before["console_log"].as_str().unwrap();
-    let first_ticks = || {
-        let text = std::fs::read_to_string(log).unwrap_or_default();
-        text.matches("T00000001\n").count()
-    };
     let mut console = counter.command(&["vm", "console", "--no-history", "disk"]);
     console.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut console = console.spawn().unwrap();
@@ -73,7 +75,7 @@ fn root_a_guest_that_resets_itself_boots_what_is_on_its_disk_now() {
     }
     console.kill().unwrap();
     console.wait().unwrap();
-    wait_until("three boots", || first_ticks() >= 3);
+    wait_until("three boots", || first_ticks(&before) >= 3);
     let after = inspect(&counter, "disk");
     assert_eq!(after["first_booted"], true);
     assert_eq!(after["storage_configs"].as_array().unwrap().len(), 1);
@@ -101,11 +103,7 @@ fn root_a_clone_that_nobody_could_tell_who_it_is_learns_it_at_its_next_boot() {
     wait_until("the source's first boot", || has_booted("source"));
     // That is recorded while it resets itself, and there is nothing to save in that moment.
     let source = inspect(&counter, "source");
-    let console = source["console_log"].as_str().unwrap();
-    wait_until("the source's second boot", || {
-        let text = std::fs::read_to_string(console).unwrap_or_default();
-        text.matches("T00000001\n").count() >= 2
-    });
+    wait_until("the source's second boot", || first_ticks(&source) >= 2);
     counter.ok(&["snapshot", "save", "--name", "saved", "source"]);
     counter.ok(&["vm", "clone", "--name", "clone", "saved"]);
     // It resets itself as the source that it was; then it boots as itself; and that is complete with its next reset.

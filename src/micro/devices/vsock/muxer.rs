@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
@@ -28,6 +27,7 @@ use super::caller::{Caller, Said};
 use super::connection::{Connection, Fate, Ports};
 use super::packet::{HOST, Header, STREAM, op};
 use super::socket::HostSocket;
+use crate::sys::random;
 
 /// As many as a process may usually hold descriptors.
 pub(crate) const CONNECTIONS_MAX: usize = 1024;
@@ -424,9 +424,8 @@ fn is_of_one_caller(error: &io::Error) -> bool {
 }
 
 fn some_port() -> io::Result<u32> {
-    let mut bytes = [0; size_of::<u32>()];
-    getrandom(&mut bytes[..], GetRandomFlags::empty())?;
-    Ok(FIRST_PORT + u32::from_ne_bytes(bytes) % FIRST_PORT)
+    let random = random::bytes().map(u32::from_ne_bytes)?;
+    Ok(FIRST_PORT + random % FIRST_PORT)
 }
 
 #[cfg(test)]
