@@ -35,7 +35,7 @@ pub(super) struct GlobalArgs {
     /// Folder with CNI plugins [env: COCOON_CNI_BIN_DIR] [default: /opt/cni/bin]
     #[arg(long, global = true, value_name = "DIR")]
     cni_bin_dir: Option<PathBuf>,
-    /// Root password for cloud images [env: COCOON_DEFAULT_ROOT_PASSWORD]
+    /// Root password for cloud images (cloud-init 22.3 or later) [env: COCOON_DEFAULT_ROOT_PASSWORD]
     #[arg(long, global = true, value_name = "PASSWORD")]
     root_password: Option<String>,
     /// Name servers for VMs, separated by commas [env: COCOON_DNS] [default: 8.8.8.8,1.1.1.1]
