@@ -60,6 +60,7 @@ FUZZ := state transport block net balloon rng vsock \
 
 fuzz:
 	@cargo fuzz --version >/dev/null || { echo "fuzz/README.md says how to install cargo-fuzz"; exit 1; }
+	@fuzz/seeds
 	@for target in $(FUZZ); do \
 		TMPDIR=/dev/shm RUSTC_BOOTSTRAP=1 cargo fuzz run --debug-assertions $$target -- \
 			-max_total_time=$(SECONDS) -print_final_stats=1 || exit 1; \

@@ -1,7 +1,7 @@
 //! Where fuzz targets enter: one function each, which takes any bytes.
 //!
 //! ```text
-//! installed:  a disk, as it is                 to begin with: what mke2fs and sfdisk make of a small one
+//! installed:  a disk, as it is                 to begin with: what fuzz/seeds makes
 //! grub:       grub.cfg │ NUL │ grubenv │ NUL │ an entry of the Boot Loader Specification
 //! ```
 
