@@ -243,7 +243,7 @@ fn reserve(host: &Host, request: &Request, config: &VmConfig) -> Result<(VmLock,
     failpoint::reach("clone: VM's lock made");
     let default = || VmName::from_text(&format!("cocoon-clone-{}", lock.id()), 0);
     let name = request.name.clone().unwrap_or_else(default);
-    let reserved = host.database()?.write(Durability::Full, |tx| {
+    let reserved = host.database()?.write(Durability::UntilReboot, |tx| {
         create::check_blobs(host, config)?;
         records::reserve(tx, &lock, &name, config, Timestamp::now())?;
         Ok::<_, Error>(())

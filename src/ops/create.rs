@@ -172,7 +172,7 @@ fn reserve(host: &Host, plan: Plan) -> Result<Reserved, Error> {
     let lock = VmLock::wait(&host.layout, VmId::random().map_err(Error::Random)?)?;
     failpoint::reach("create: VM's lock made");
     let now = Timestamp::now();
-    let reserved = host.database()?.write(Durability::Full, |tx| {
+    let reserved = host.database()?.write(Durability::UntilReboot, |tx| {
         let config = resolve_config(host, tx, &plan.request, plan.engine)?;
         let name = name(tx, &plan.request)?;
         records::reserve(tx, &lock, &name, &config, now)?;
@@ -394,6 +394,7 @@ pub(super) fn make_network<'a>(
         db.write(Durability::Full, |tx| network::records::put(tx, record))
     };
     let planned = network::plan(id, conflist, vm.config.nics, vm.queue_pairs);
+    // Durable, and what was reserved with it: addresses outlive a power failure where only their plugin finds them.
     save(&planned)?;
     failpoint::reach("network: plan recorded");
     undo.push(move || remove::take_down_network(host, id));

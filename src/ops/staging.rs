@@ -51,7 +51,7 @@ impl<'a> Staging<'a> {
     }
 
     fn reserve(&self, new: &Reservation<'_>) -> Result<(), Error> {
-        self.host.database()?.write(Durability::Full, |tx| {
+        self.host.database()?.write(Durability::UntilReboot, |tx| {
             records::reserve(tx, &self.maker, new)
         })?;
         failpoint::reach("snapshot: reserved");

@@ -50,7 +50,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum Durability {
     /// Nothing: an image, a VM that was created.
     Full,
-    /// What a reboot voids anyway: that a VM runs, where its sockets are.
+    /// What a reboot voids anyway: that a VM runs, where its sockets are. And what is only being made, as long as all
+    /// of it is in folders where `gc` looks for what has no record: the next full write takes this along.
     UntilReboot,
 }
 
