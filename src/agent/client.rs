@@ -73,13 +73,13 @@ impl<'a> Agent<'a> {
         hello_over(self.connect(patience, |_| false)?, patience)
     }
 
-    /// As [`Agent::hello`], of a guest that goes on after it was saved or stood still. One in which nobody listens is waited for only if an
-    /// agent `answered` when it was saved; one that is silent always is.
+    /// As [`Agent::hello`], and again where the connection is lost, as by a guest that goes on after it was saved. One
+    /// in which nobody listens is waited for only if an agent is `expected`; one that is silent always is.
     ///
     /// # Errors
     /// As [`Agent::hello`].
-    pub fn hello_again(&self, answered: bool, patience: Duration) -> Result<Hello, AgentError> {
-        let is_final = |error: &io::Error| !answered && error.kind() != io::ErrorKind::TimedOut;
+    pub fn hello_again(&self, expected: bool, patience: Duration) -> Result<Hello, AgentError> {
+        let is_final = |error: &io::Error| !expected && error.kind() != io::ErrorKind::TimedOut;
         self.insist(|| hello_over(self.connect(patience, is_final)?, patience))
     }
 

@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use cocoon_agent::protocol::{Identity, MacAddress, Network, NicIdentity, Route, WhichNic};
+use jiff::{SignedDuration, Timestamp};
 
 use super::vm_process::chain;
 use super::{Error, Host, exec, specify};
@@ -22,6 +23,10 @@ use crate::vm::{VmRecord, VmState};
 /// How long the guest of a VM may take to answer that is about to be saved. It runs; only one whose driver
 /// is not there says nothing.
 const AT_SAVE: Duration = Duration::from_secs(3);
+
+/// How long a guest may take to start its agent: with systemd some seconds, under emulation a minute. Where nobody
+/// listens later, nobody will.
+const COMES_UP: SignedDuration = SignedDuration::from_mins(2);
 
 /// How long to wait for the agent of a guest that was paused when it was saved, so that nobody could ask.
 const UNKNOWN: Duration = Duration::from_secs(20);
@@ -44,11 +49,17 @@ pub(super) fn answers(host: &Host, vm: &VmRecord, interrupt: &Interrupt) -> Opti
         return None;
     }
     let agent = Agent::new(&host.layout.vm(vm.id).vsock_socket(), interrupt.as_fd());
-    match agent.hello(AT_SAVE) {
+    match agent.hello_again(comes_up(vm.started_at, Timestamp::now()), AT_SAVE) {
         Ok(_) => Some(true),
         Err(AgentError::NotThere { .. }) => Some(false),
         Err(_) => None,
     }
+}
+
+/// Whether a guest that was started at a time may still be about to start its agent. A host's clock that went back
+/// says nothing.
+fn comes_up(started_at: Option<Timestamp>, now: Timestamp) -> bool {
+    started_at.is_none_or(|started_at| now.duration_since(started_at) < COMES_UP)
 }
 
 /// How long to wait for the agent of a guest in which one answered when it was saved, or not.
@@ -225,6 +236,15 @@ mod tests {
         assert_eq!(first.addresses[0].to_string(), "10.22.0.5/16");
         assert_eq!(first.routes[0].gateway, Some([10, 22, 0, 1].into()));
         assert_eq!(renamed(saved, &nic(1)).routes, [], "one way out is enough");
+    }
+
+    #[test]
+    fn a_guest_that_has_run_for_minutes_starts_no_agent_any_more() {
+        let now = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(24);
+        let since = |seconds| comes_up(Some(now - SignedDuration::from_secs(seconds)), now);
+        assert!(since(0) && since(119) && since(-5), "it may be booting");
+        assert!(!since(120) && !since(86_400), "it has booted");
+        assert!(comes_up(None, now), "nobody knows");
     }
 
     #[test]
