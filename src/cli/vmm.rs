@@ -12,7 +12,7 @@ use super::output;
 use crate::console::EscapeByte;
 use crate::console::relay::Session;
 use crate::ops::vm_process;
-use crate::sys::tty;
+use crate::sys::{malloc, tty};
 use crate::units::RunId;
 use crate::vmm::{Engine, logging};
 
@@ -41,6 +41,8 @@ pub(super) fn asked_for() -> Option<VmmArgs> {
 
 /// Runs one VM to its end.
 pub(super) fn run(args: &VmmArgs, engines: &[&'static dyn Engine]) -> ExitCode {
+    // The log has the first thread besides this one.
+    malloc::keep_to_one_arena();
     if let Err(error) = logging::install() {
         output::note(format_args!("no log can be written: {error}"));
     }

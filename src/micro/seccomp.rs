@@ -13,6 +13,9 @@
 //! Invariant: filters are compiled before the first thread starts and installed by each thread itself,
 //! as its prologue.
 //!
+//! libc opens files of its own accord, to see how much memory its arenas may keep: so a process of a VM has one
+//! arena, which does not (`sys::malloc`).
+//!
 //! Two things get around a filter: what io_uring does is not looked at (a ring that works only on
 //! registered files and four kinds of requests is the disk's affair), and libc makes new processes
 //! with all signals held back, so that attempt ends the process without the line.

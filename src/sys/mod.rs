@@ -9,6 +9,7 @@ pub mod hugepages;
 pub mod inotify;
 pub mod interrupt;
 pub mod kvm;
+pub mod malloc;
 pub mod netns;
 pub mod parent;
 pub mod pidfd;

@@ -82,6 +82,27 @@ fn threads_under_filters_may_quarrel_for_memory() {
     }
 }
 
+/// As an I/O thread does when a vsock connection's peer has caught up.
+#[test]
+fn threads_under_filters_may_let_go_of_much_memory() {
+    let name = "threads_under_filters_may_let_go_of_much_memory";
+    if let Some(deed) = deed() {
+        // The test's own thread has an arena; the next one is to have none.
+        crate::sys::malloc::keep_to_one_arena();
+        let prologue = if deed == "vcpu" { vcpu() } else { lane() };
+        let much = || (0..1000).map(|_| vec![1_u8; 16 << 10]).collect::<Vec<_>>();
+        let thread = confined(&prologue.unwrap(), move || much().len());
+        assert_eq!(thread.join().unwrap(), 1000);
+        return;
+    }
+    // What libc asks, it asks once in the life of a process.
+    for thread in ["vcpu", "lane"] {
+        let output = child(name, thread);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{thread}: {said}");
+    }
+}
+
 #[derive(Debug)]
 struct Reader(EventFd, std::sync::mpsc::Sender<u64>);
 

@@ -9,7 +9,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cocoon::sys::hugepages;
+use cocoon::sys::{hugepages, malloc};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
@@ -27,6 +27,8 @@ static FIGURES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Runs the program of one engine.
 pub(crate) fn main(subject: &'static Subject) -> ExitCode {
+    // As the process of a VM does.
+    malloc::keep_to_one_arena();
     let mut args = env::args().skip(1);
     match args.next().as_deref() {
         Some("--case") => {
