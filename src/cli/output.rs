@@ -92,10 +92,8 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) {
 /// Rows under a header in left-aligned columns, two spaces apart; each line with its end.
 pub(super) fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
-        let cells = rows
-            .iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count());
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        let cells = cells.map(|cell| width_of(cell));
         cells.chain([header[column].len()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..header.len()).map(width).collect();
@@ -114,12 +112,21 @@ pub(super) fn or_dash(text: String) -> String {
 
 fn add_row<'a>(lines: &mut String, cells: impl Iterator<Item = &'a str>, widths: &[usize]) {
     for (cell, width) in cells.zip(widths) {
-        let blanks = width.saturating_sub(cell.chars().count()) + 2;
+        let blanks = width.saturating_sub(width_of(cell)) + 2;
         lines.push_str(cell);
         lines.extend(std::iter::repeat_n(' ', blanks));
     }
     lines.truncate(lines.trim_end_matches(' ').len());
     lines.push('\n');
+}
+
+/// Characters of a cell, of which nearly all are bytes.
+fn width_of(cell: &str) -> usize {
+    if cell.is_ascii() {
+        cell.len()
+    } else {
+        cell.chars().count()
+    }
 }
 
 /// A time as tables show it: local, to the second.

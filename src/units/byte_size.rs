@@ -132,11 +132,11 @@ impl fmt::Display for ByteSize {
             100..1000 => 1,
             _ => 0,
         };
-        let scale = 10u128.pow(decimals);
-        let scaled = (u128::from(self.0) * scale) >> shift;
         let text = if decimals == 0 {
-            scaled.to_string()
+            whole.to_string()
         } else {
+            let scale = 10u128.pow(decimals);
+            let scaled = (u128::from(self.0) * scale) >> shift;
             let width = decimals as usize;
             let text = format!("{}.{:0width$}", scaled / scale, scaled % scale);
             text.trim_end_matches('0').trim_end_matches('.').to_owned()

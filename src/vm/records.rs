@@ -386,7 +386,7 @@ pub fn list_as<C: DeserializeOwned>(
     let query = format!("SELECT {COLUMNS} FROM vms");
     let mut vms = rows::all(tx, "list VMs", (&query, []), from_row)?;
     // SQLite would copy every row to sort them.
-    vms.sort_by_key(|vm: &VmRecord<C>| (vm.created_at, vm.id));
+    vms.sort_by_cached_key(|vm: &VmRecord<C>| (vm.created_at, vm.id));
     Ok(vms)
 }
 
