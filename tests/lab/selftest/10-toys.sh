@@ -49,6 +49,13 @@ lab_fails_once_with_what_the_program_said() {
     cocoon vm list # the line that is named
 }
 
+lab_fails_for_good_where_a_program_died_of_a_forbidden_call() {
+    [ ! -e /run/lab/forbidden ] || return 0
+    touch /run/lab/forbidden
+    echo "seccomp: forbidden system call 257 on an I/O thread"
+    fail "and not again"
+}
+
 lab_after_all() {
     [ -e /run/lab/ran-before ]
 }
