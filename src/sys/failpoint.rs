@@ -93,7 +93,8 @@ mod armed {
                 .create(true)
                 .append(true)
                 .open(list)
-                .and_then(|mut list| writeln!(list, "{name}"));
+                // In one write: threads that reach steps at once each have a line of their own.
+                .and_then(|mut list| list.write_all(format!("{name}\n").as_bytes()));
             if let Err(error) = noted {
                 panic!("cannot write the list {}: {error}", list.display());
             }
